@@ -69,6 +69,20 @@ def test_its_log_probabilities_are_those_of_score(trained: Path, document: Docum
         assert name["log_prob"] == pytest.approx(same["log_prob"], rel=1e-6)
 
 
+def test_names_of_a_file_that_cannot_be_scored_are_left_out_and_said(
+    trained: Path, call: Call, tmp_path: Path
+) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("anna\nbr\u00f8d\nbob\n", encoding="utf-8")
+    scored = call("score", trained, "--file", names, "--json")
+    assert [name["text"] for name in json.loads(scored.stdout)] == ["anna", "bob"]
+    assert "left out: 'br\u00f8d': '\u00f8' (U+00F8)" in scored.stderr
+    names.write_text("br\u00f8d\n", encoding="utf-8")
+    none = call("score", trained, "--file", names)
+    assert none.returncode == 2
+    assert "names of 1 to" in none.stderr
+
+
 def test_the_same_seed_gives_the_same_names_and_none_gives_others(
     trained: Path, call: Call, document: Document
 ) -> None:

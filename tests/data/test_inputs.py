@@ -43,6 +43,8 @@ TABLES = {
     "semicolons": 'id; name\n1; anna\n2; José, the 2nd\n3; "line\nend"\n4; bob',
     "json": '{"name": "anna"}\n{"id": 1, "name": "Jos\\u00e9, the 2nd"}\n\n'
     '{"name": null}\n{"name": "line\\nend"}\n{"name": "bob"}\n{}\n',
+    "array": '\ufeff [{"name": "anna"},\n{"id": 1, "name": "Jos\\u00e9, the 2nd"}, {"name": null},\n'
+    '{"name": "line\\nend"}, {"name": "bob"}, {}]\n',
 }
 
 
@@ -98,6 +100,9 @@ def test_a_parquet_file_without_pyarrow_says_how_to_install_it(
         ('{"name": "a\\u0007"}\n', "line 1: the character U+0007"),
         ('{"name": "a\\ud800"}\n', "line 1: "),
         ('{"name": ' + "[" * 100_000 + "\n", "line 1: "),
+        ('[{"name": "anna"}, {"name": 3}]', "line 2: 3"),
+        ('[{"name": "anna"}, "bob"]', "Expected `object`, got `str`"),
+        ('[{"name": ' + "[" * 100_000, "recursion"),
         ("name\n\n", "only blank lines"),
         ("", "an empty file"),
     ],
@@ -125,6 +130,17 @@ def test_lines_that_look_like_a_table_stay_lines_with_a_note(data: str, note: st
     words = read_words(write(data))
     assert words.lines == tuple(data.splitlines())
     assert [note in told for told in words.notes] == [True] * bool(note)
+
+
+def test_a_json_array_of_strings_is_a_list(write: Write) -> None:
+    assert read_words(write('\ufeff["anna", "b\\u00f6b",\n "cy"]\n')).lines == ("anna", "böb", "cy")
+    assert read_words(write('["anna"]\n["bob"]\n')).lines == ('["anna"]', '["bob"]')
+    for data, found in (('[{"id": 1, "name": "anna"}]', "the columns id, name"), ('["a", 3]', "3")):
+        with pytest.raises(DataError) as caught:
+            read_words(write(data))
+        assert caught.value.found == found
+    with pytest.raises(DataError, match="at least one item"):
+        read_words(write("[]"))
 
 
 def test_a_compressed_file_is_read_by_its_first_bytes(write: Write) -> None:

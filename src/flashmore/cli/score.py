@@ -1,6 +1,7 @@
 """`flashmore score`: log-probabilities of names under a run."""
 
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -10,6 +11,9 @@ from flashmore.cli.show import name_cells, stdout, table
 from flashmore.data.items import read_words
 from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
+
+EXAMPLES = 5
+"""Names that are said to be left out, of more."""
 
 
 @command("score")
@@ -28,6 +32,7 @@ def main(
         run: Folder or pack of the run.
         names: Names to score.
         file: Score the names in a file instead: a list, a table, a folder or `-` for stdin, as for `train`.
+            Names that the model cannot generate are left out, and said.
         column: With --file: column with the names, in a CSV, TSV, JSON Lines or Parquet file.
         encoding: With --file: encoding of the file.
         json: Print the result to stdout as JSON, and nothing else.
@@ -42,10 +47,18 @@ def main(
     elif column or encoding != "utf-8":
         raise ConfigError("--file with --column or --encoding", "names", "only the names, or --file")
 
-    from flashmore.generation.sample import score
+    from flashmore.generation.sample import score, why_unscorable
     from flashmore.runs import Run
 
-    scored = score(Run.open(run), names)
+    opened = Run.open(run)
+    if file is not None:
+        left_out = {name: why for name in names if (why := why_unscorable(opened, name))}
+        if known := tuple(name for name in names if name not in left_out):
+            names = known
+            more = [f"and {len(left_out) - EXAMPLES:,} more"] * (len(left_out) > EXAMPLES)
+            for why in [*islice(left_out.values(), EXAMPLES), *more]:
+                say(f"left out: {why}")
+    scored = score(opened, names)
     if json:
         write_json([asdict(name) for name in scored])
         return 0

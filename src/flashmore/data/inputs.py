@@ -1,4 +1,4 @@
-"""Input files of items: lines, or a column of CSV, TSV, JSON lines or Parquet; gzip; stdin; a folder."""
+"""Input files of items: lines, or a column of CSV, TSV, JSON or Parquet; gzip; stdin; a folder."""
 
 import csv
 import gzip
@@ -65,10 +65,27 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
-    """The lines of a text; a DataError for another encoding, too many lines, or Parquet."""
+    """The lines of a text, or the strings of a JSON array.
+
+    Raises:
+        DataError: another encoding, too many lines or strings, Parquet, or a JSON array of anything else.
+    """
     if data.startswith(_PARQUET):
         [*_parquet(data, source, ())]  # refuses it
     text = _decoded(data, source, encoding)
+    if _is_array(text):
+        try:
+            found = msgspec.json.decode(text.lstrip("\ufeff"), type=list[Any])
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            pass  # a list whose first line begins with a bracket
+        else:
+            require_few(len(found), source)
+            for each in found:
+                if isinstance(each, dict):
+                    _places((), [*each], source)  # refuses it
+                if not isinstance(each, str):
+                    raise DataError(f"strings in the JSON array {source}", repr(each)[:40], '["anna", "bob"]')
+            return found
     return LINE_END.split(normalize_file(text, source))
 
 
@@ -77,8 +94,8 @@ def read_columns(
 ) -> Iterator[tuple[int, Sequence[Any]]]:
     """The line or row number and the values of some columns, for each row of a table.
 
-    It is Parquet if it begins as such, JSON lines if its first character is `{`, else CSV: separated by tabs
-    if its header has one, else by semicolons if it has no comma.
+    It is Parquet if it begins as such, JSON lines if its first character is `{`, a JSON array of objects if
+    it is `[`, else CSV: separated by tabs if its header has one, else by semicolons if it has no comma.
 
     Raises:
         DataError: another encoding, no such column, a malformed or ragged row, or too many.
@@ -87,7 +104,12 @@ def read_columns(
         yield from _parquet(data, source, columns)
         return
     text = _decoded(data, source, encoding).lstrip("\ufeff")
-    yield from (_json if text.lstrip()[:1] == "{" else _csv)(text, source, columns)
+    is_json = text.lstrip()[:1] == "{" or _is_array(text)
+    yield from (_json if is_json else _csv)(text, source, columns)
+
+
+def _is_array(text: str) -> bool:
+    return text[:1000].lstrip("\ufeff \t\r\n")[:1] == "["
 
 
 def _decoded(data: bytes, source: str, encoding: str) -> str:
@@ -156,18 +178,32 @@ def _csv(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, 
 
 
 def _json(text: str, source: str, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    wanted = f"a JSON object on each line of {source}"
     names: dict[str, None] = {}
+    for number, row in (_json_array if _is_array(text) else _json_lines)(text, source):
+        if not names.keys() >= row.keys():
+            names |= dict.fromkeys(row)
+        yield number, [row.get(column) for column in columns]
+    _places(columns, [*names], source)
+
+
+def _json_lines(text: str, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    wanted = f"a JSON object on each line of {source}"
     for number, line in enumerate(LINE_END.split(text), start=1):
         if line.strip():
             try:
-                row = msgspec.json.decode(line, type=dict[str, Any])
+                yield number, msgspec.json.decode(line, type=dict[str, Any])
             except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
                 raise DataError(wanted, f"line {number}: {error}", "JSON Lines, see jsonlines.org") from None
-            if not names.keys() >= row.keys():
-                names |= dict.fromkeys(row)
-            yield number, [row.get(column) for column in columns]
-    _places(columns, [*names], source)
+
+
+def _json_array(text: str, source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        rows = msgspec.json.decode(text, type=list[dict[str, Any]])
+    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
+        wanted = f"a JSON array of objects in {source}"
+        raise DataError(wanted, str(error), '[{"name": "anna"}, …]') from None
+    require_few(len(rows), source)
+    yield from enumerate(rows, start=1)
 
 
 def _parquet(data: bytes, source: str, columns: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:

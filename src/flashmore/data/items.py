@@ -79,7 +79,7 @@ def read_words(
                     f"{name} looks like {table}: use --column NAME to read a column; whole lines are read now"
                 )
             found = [line.strip() for line in found]
-            if max(map(len, found)) > MAX_LENGTH:
+            if max(map(len, found), default=0) > MAX_LENGTH:
                 for number, line in enumerate(found, start=1):
                     _require_length(line, f"line {number}", name)
             lines += filter(None, found)

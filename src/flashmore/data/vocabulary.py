@@ -54,6 +54,12 @@ class Vocabulary:
         """The code points of the characters, in ascending order."""
         return np.array([*map(ord, self.characters)], dtype=np.uint32)
 
+    @property
+    def summary(self) -> str:
+        """The first characters, for a message."""
+        more = len(self.characters) - _SHOWN
+        return " ".join(map(shown, self.characters[:_SHOWN])) + (f" and {more:,} more" if more > 0 else "")
+
     def encode(self, text: str) -> list[int]:
         """Encode text as ids from 1, without BOS and EOS.
 
@@ -64,12 +70,8 @@ class Vocabulary:
             return [self._ids[character] for character in text]
         except KeyError:
             unknown = dict.fromkeys(character for character in text if character not in self._ids)
-            more = len(self.characters) - _SHOWN
-            raise DataError(
-                "characters that the model has learned",
-                ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown),
-                " ".join(map(shown, self.characters[:_SHOWN])) + (f" and {more:,} more" if more > 0 else ""),
-            ) from None
+            found = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
+            raise DataError("characters that the model has learned", found, self.summary) from None
 
     def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
         """Decode rows of ids (B, T), each up to its first EOS or the end; a DataError for an unknown id."""

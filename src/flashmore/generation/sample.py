@@ -244,20 +244,20 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
 
 
 def _require_scorable(run: Run, texts: Sequence[str]) -> None:
-    limit = run.model.block_size - 1
-    characters = f"any of the {run.vocabulary.size - 1} characters of the run's vocabulary"
-    problems = []
-    for text in texts:
-        shown = repr(text if len(text) <= 40 else text[:40] + "…")
-        if not text:
-            problems.append("an empty name")
-        if len(text) > limit:
-            problems.append(f"{shown} of {len(text)} characters")
-        try:
-            run.vocabulary.encode(text)
-        except DataError as error:
-            problems.append(f"{shown}: {error.found}")
-            characters = error.valid
-    if problems:
-        wanted = f"names of 1 to {limit} characters that the model has learned"
-        raise DataError(wanted, "; ".join(problems), characters)
+    if problems := [found for text in texts if (found := why_unscorable(run, text))]:
+        wanted = f"names of 1 to {run.model.block_size - 1} characters that the model has learned"
+        raise DataError(wanted, "; ".join(problems), run.vocabulary.summary)
+
+
+def why_unscorable(run: Run, text: str) -> str | None:
+    """Why a text in NFC is none that a run's model can generate; None if it can."""
+    quoted = repr(text if len(text) <= 40 else text[:40] + "…")
+    if not text:
+        return "an empty name"
+    if len(text) >= run.model.block_size:
+        return f"{quoted} of {len(text)} characters"
+    try:
+        run.vocabulary.encode(text)
+    except DataError as error:
+        return f"{quoted}: {error.found}"
+    return None
