@@ -1,6 +1,6 @@
 """Evaluate `flashmore upgrade` on public repositories, given a table of places and right answers.
 
-    python benchmarks/upgrade_sites.py --sites TSV --checkouts FOLDER [--json]
+    python benchmarks/upgrade_sites.py --sites TSV --checkouts FOLDER [--target-torch 2.5] [--json]
 
 TSV has the columns id, repo (owner/name), commit, path, lines (first-last), symbol and verdict (REWRITE,
 GUARDED, CONTRACT, LEAVE, ALREADY). FOLDER contains a checkout of each repository, named owner+name, at the
@@ -22,6 +22,7 @@ import tyro
 
 from flashmore.errors import DataError, FlashmoreError
 from flashmore.upgrade.search import search
+from flashmore.upgrade.settings import Settings
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.verify.verifier import Verifier
 
@@ -40,6 +41,8 @@ class Options:
     """Print the result to stdout as JSON, and nothing else."""
     verify: bool = True
     """Test the rewrites of the places in the table."""
+    target_torch: str | None = None
+    """Oldest version of torch that rewrites may need; None means what each repository requires."""
     processes: int = os.cpu_count() or 1
     """Number of processes that search."""
 
@@ -157,7 +160,8 @@ def run(options: Options) -> dict[str, Any]:
         raise DataError("a checkout of every repository", f"none at {missing[0]}", "folders named owner+name")
     searched: dict[Path, Searched] = {}
     not_read = []
-    for found in search(folders, processes=options.processes):
+    settings = Settings().with_options(target_torch=options.target_torch)
+    for found in search(folders, processes=options.processes, settings=settings):
         if isinstance(found, Searched):
             searched[Path(found.path).resolve()] = found
         else:

@@ -90,6 +90,7 @@ def test_the_oldest_version_of_torch_decides_what_is_written(tmp_path: Path) -> 
     refused = site(tmp_path, SCALED, old)
     assert refused.verdict == "refused"
     assert refused.reason == "target-torch is 2.0, but `scale` needs torch 2.1 or newer"
+    assert site(tmp_path, SCALED, old.with_options(target_torch="2.1")).verdict == "rewritten"
     new = Settings.read(written(tmp_path, 'target-torch = "2.1.0"'))
     rewritten = site(tmp_path, SCALED, new)
     assert rewritten.verdict == "rewritten"

@@ -87,8 +87,10 @@ def _settings(command: Upgrade) -> Settings:
     """The project's settings and the options that change them."""
     anchor = (command.stdin_filename or Path.cwd()) if command.from_stdin else command.paths[0]
     options = (command.select, command.ignore, command.exclude)
-    words = ([word.strip() for each in option for word in each.split(",")] for option in options)
-    return Settings.read(anchor).with_options(*words)
+    select, ignore, exclude = (
+        [word.strip() for each in option for word in each.split(",")] for option in options
+    )
+    return Settings.read(anchor).with_options(select, ignore, exclude, command.target_torch)
 
 
 def _stdin(path: Path) -> bytes:

@@ -56,6 +56,8 @@ class Upgrade:
     """Rules not to apply, in the same form."""
     exclude: Annotated[Words, tyro.conf.arg(metavar="PATTERNS")] = ()
     """What to leave out of folders, separated by commas: patterns as in .gitignore."""
+    target_torch: Annotated[str | None, tyro.conf.arg(metavar="VERSION")] = None
+    """Oldest version of torch that rewrites may need, whatever the requirements of the project say."""
     force_exclude: bool = False
     """Leave out excluded files also if they are given as paths, as pre-commit does."""
     stdin_filename: Path | None = None

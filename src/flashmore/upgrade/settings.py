@@ -77,17 +77,24 @@ class Settings:
             _version(table.get("target-torch"), where["target-torch"]),
         )
 
-    def with_options(self, select: Sequence[str], ignore: Sequence[str], exclude: Sequence[str]) -> Self:
+    def with_options(
+        self,
+        select: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        target_torch: str | None = None,
+    ) -> Self:
         """The same with the options of a command; an empty one changes nothing.
 
         As in ruff, `--select` replaces `select` and `ignore` of the project, `--ignore` alone adds to its
         `ignore`, and `--exclude` replaces its `exclude`. Its patterns are relative to the working directory.
 
         Raises:
-            ConfigError: a rule does not exist, or a pattern is not valid.
+            ConfigError: a rule does not exist, or a pattern or a version is not valid.
         """
         ranks = _ranks(select, "--select") if select else dict.fromkeys(self.codes, 1)
-        changed = replace(self, codes=_selected(ranks, _ranks(ignore, "--ignore")))
+        target = _version(target_torch, "--target-torch") or self.target_torch
+        changed = replace(self, codes=_selected(ranks, _ranks(ignore, "--ignore")), target_torch=target)
         if not exclude:
             return changed
         return replace(changed, exclude=_patterns(real(Path.cwd()), exclude, "--exclude"))

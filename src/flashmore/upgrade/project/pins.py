@@ -91,7 +91,7 @@ def judged(site: Site, found: list[Pin], target: Version | None = None) -> Site:
     for pin in found:
         if pin.excludes(needed):
             reason = f"{pin.file.name} requires {pin.text}, but `{what}` needs torch {first} or newer"
-            return site.refused(reason, "allow a newer version of torch")
+            return site.refused(reason, f"allow a newer version of torch, or --target-torch {first}")
     older = next((pin for pin in found if pin.includes_older(needed)), None)
     if older is None:
         return site
