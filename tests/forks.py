@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from importlib import import_module
@@ -134,7 +135,7 @@ def _serve(requests: socket.socket) -> None:
             os._exit(0)
         words, environment, folder, numbers, beside = json.loads(text)
         answers, *streams = descriptors
-        if not beside or not os.fork():  # to wait for it, which takes a process of its own beside others
+        if not beside or not _fork():  # to wait for it, which takes a process of its own beside others
             if _fork_and_tell(answers, streams):
                 requests.close()
                 _become(words, environment, folder, dict(zip(numbers, streams, strict=True)))
@@ -150,9 +151,18 @@ def _serve(requests: socket.socket) -> None:
                 pass
 
 
+def _fork() -> int:
+    """As `os.fork`, which fails for a moment where other programs leave no room for a process."""
+    for _ in range(600):
+        with suppress(BlockingIOError):
+            return os.fork()
+        time.sleep(0.1)
+    return os.fork()
+
+
 def _fork_and_tell(answers: int, streams: Sequence[int]) -> bool:
     """Fork a child and return True in it; this process tells how it ends."""
-    child = os.fork()
+    child = _fork()
     if not child:
         os.close(answers)
         return True
