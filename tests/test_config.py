@@ -103,6 +103,11 @@ def test_a_preset_for_text_refuses_items(preset: Preset) -> None:
         TrainConfig(preset=preset, mode="items")
 
 
+def test_a_preset_for_items_refuses_a_text() -> None:
+    with pytest.raises(ConfigError, match="--preset names-long"):
+        TrainConfig(preset="names-long", mode="text")
+
+
 def test_a_run_is_trained_and_resumed_by_paths_as_strings(tmp_path: Path) -> None:
     names, run = tmp_path / "names.txt", str(tmp_path / "run")
     names.write_text("anna\nbella\ncarla\n", encoding="utf-8")

@@ -219,7 +219,7 @@ class RunConfig:
         The cap counts all CPUs, not those available to this process now, so that it is the same whenever a
         run is resumed.
         """
-        return min(self.threads, os.cpu_count() or 1)
+        return usable_threads(self.threads)
 
 
 # Dataclass fields start with those of the last base, and the file is the first argument.
@@ -317,6 +317,11 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             found = f"--preset {self.preset}, which needs --mode text"
             raise ConfigError(
                 "a preset for --mode items", found, "--mode text, or --preset names or makemore"
+            )
+        if self.mode == "text" and self.preset == "names-long":
+            valid = "--mode items, or --preset shakespeare-fast"
+            raise ConfigError(
+                "a preset for --mode text", "--preset names-long, which needs --mode items", valid
             )
         if self.weight is not None and (self.column is None or self.ngram_smoothing):
             if self.column is None:
@@ -450,6 +455,17 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "gpt2-1558m": {**GPT2, "n_layer": 48, "n_head": 25, "n_embd": 1600},
 }  # fmt: skip
 """Overrides of `DEFAULTS` and, in presets for items, of the model's defaults (`ModelSpec.training`)."""
+
+
+def usable_threads(threads: int) -> int:
+    """A number of threads that was asked for, capped at this machine's number of CPUs.
+
+    Raises:
+        ConfigError: it is below 0, or a typo.
+    """
+    fewest, most = COUNTS["threads"]
+    require_valid("threads", threads, fewest <= threads <= most, f"a whole number from {fewest} to {most:,}")
+    return min(threads, os.cpu_count() or 1)
 
 
 def _defaults(preset: Preset, model: Model) -> dict[str, Any]:

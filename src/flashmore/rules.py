@@ -270,12 +270,6 @@ RULES: tuple[Rule, ...] = (
          lambda call: mask_and_causal(call) and not any(can_run(kernel, call) for kernel in FUSED),
          "without a fused kernel PyTorch falls back to math, which rejects attn_mask with is_causal=True",
          "combine both into one mask"),
-    Rule(everywhere("manual", "flex"), mask_and_causal,
-         "flashmore supports either causal or a mask, not both", "combine both into one mask"),
-    Rule(everywhere("manual", "flex") + on("cuda", "varlen"), lambda call: not in_contract(call),
-         "flashmore's attention is written for (B, H, T, D) with the same B everywhere, and heads of k and v"
-         " that divide q's",
-         "reshape q, k and v to 4-D, and repeat k and v to q's batch and heads"),
     Rule(EVERY_FUSED, lambda call: not call.four_dimensional,
          "q {call.query}, k {call.key}, v {call.value} are not all 4-D",
          "add dimensions, for example q[:, None]"),
@@ -368,6 +362,19 @@ RULES: tuple[Rule, ...] = (
          "more than 65,535 items or heads: {call.query}", "split the batch into smaller ones"),
 )  # fmt: skip
 """Every reason why a kernel cannot run."""
+
+
+def rules_of_contract(backend: str) -> tuple[Rule, ...]:
+    """Every reason why a kernel outside of PyTorch's own choice cannot run: what `attention` passes on."""
+    return (
+        Rule(everywhere(backend), mask_and_causal,
+             "flashmore supports either causal or a mask, not both", "combine both into one mask"),
+        Rule(everywhere(backend), lambda call: not in_contract(call),
+             "flashmore's attention is written for (B, H, T, D) with the same B everywhere, and heads of k"
+             " and v that divide q's",
+             "reshape q, k and v to 4-D, and repeat k and v to q's batch and heads"),
+    )  # fmt: skip
+
 
 CAUTIONS: tuple[Rule, ...] = (
     Rule(everywhere("manual", "math"), _large,

@@ -16,7 +16,17 @@ from typing import Annotated, Any, Literal, TypeVar
 from tyro.constructors import PrimitiveConstructorSpec
 
 from flashmore.errors import ConfigError
-from flashmore.rules import CAUTIONS, DTYPES, RULES, AttentionCall, Reason, Rule, everywhere, on
+from flashmore.rules import (
+    CAUTIONS,
+    DTYPES,
+    RULES,
+    AttentionCall,
+    Reason,
+    Rule,
+    everywhere,
+    on,
+    rules_of_contract,
+)
 
 Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 """makemore's tanh approximation; the exact GELU; the square of ReLU."""
@@ -63,7 +73,7 @@ class ModelSpec(_Spec):
     packed: bool = False
     """`forward` supports packed items without padding."""
     kv_cache: bool = False
-    """It has `prefill`, `steps` and `step` as `Transformer` has them, which use a KV cache in generation."""
+    """It has `prefill`, `step` and `step_of_one` as `Transformer` has them: generation with a KV cache."""
     muon: bool = False
     """Muon can update the matrices in its `blocks`."""
     page: bool = False
@@ -109,7 +119,7 @@ class BackendSpec(_Spec):
     operator: str | None = None
     """Common substring of torch's names of its operators and backward nodes, in lower case without _."""
     rules: tuple[Rule, ...] = ()
-    """Every reason why it cannot run, besides those of `flashmore.rules.RULES`."""
+    """Every reason why it cannot run, besides those of `flashmore.rules`."""
     cautions: tuple[Rule, ...] = ()
     """Caveats if it can run, besides those of `flashmore.rules.CAUTIONS`."""
     color: str = "#8a6d5a"
@@ -121,9 +131,15 @@ class BackendSpec(_Spec):
         """Whether it materialises the (T, S) attention weights."""
         return self.kernel and not self.fused
 
+    @property
+    def every_rule(self) -> tuple[Rule, ...]:
+        """Every reason why it cannot run, those that it shares included."""
+        shared = rules_of_contract(self.name) if self.kernel and self.sdp_backend is None else ()
+        return (*shared, *RULES, *self.rules)
+
     def reasons_against(self, call: AttentionCall) -> tuple[Reason, ...]:
         """Every reason why it cannot compute `call`; empty if it can."""
-        return _reasons(self.name, (*RULES, *self.rules), call)
+        return _reasons(self.name, self.every_rule, call)
 
     def cautions_about(self, call: AttentionCall) -> tuple[Reason, ...]:
         """Caveats of using it for `call`; empty if none are known."""

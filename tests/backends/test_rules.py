@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flashmore.errors import ConfigError
 from flashmore.rules import DTYPES, MASK_DTYPES, RULES, AttentionCall, Rule
-from flashmore.specs import backend_spec, backends, usable
+from flashmore.specs import BackendSpec, backend_spec, backends, usable
 
 HERE = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 Calls = Callable[[str], list[AttentionCall]]
@@ -36,6 +36,20 @@ def test_rules_and_reality_agree_on_every_combination(device: str, reality: Any,
 @pytest.mark.parametrize("device", HERE)
 def test_rules_and_reality_agree_on_special_calls(device: str, reality: Any, specials_of: Calls) -> None:
     assert [found for call in specials_of(device) for found in disagreements(reality, call)] == []
+
+
+@pytest.mark.parametrize(
+    ("length", "given"),
+    [((3, 8, 4), {}), ((2, 3, 8, 4), {"mask": (8, 8), "causal": True})],
+    ids=["3-D", "a mask and causal"],
+)
+def test_a_kernel_of_another_package_takes_only_what_attention_passes_on(
+    length: tuple[int, ...], given: dict[str, Any]
+) -> None:
+    other, manual = BackendSpec("tiled", "package:function", "tile after tile"), backend_spec("manual")
+    call = AttentionCall(length, length, length, **given)
+    assert other.reasons_against(call) == manual.reasons_against(call) != ()
+    assert not other.reasons_against(AttentionCall((2, 3, 8, 4), (2, 3, 8, 4), (2, 3, 8, 4)))
 
 
 @st.composite

@@ -26,7 +26,7 @@ def test_the_sizes_of_a_hugging_face_model_are_the_defaults(
     record = document("choose", "--from-config", path, *SMALL)
     assert record["problem"]["shape"] == [1, H, 4, D]
     assert record["problem"]["kv_heads"] == groups
-    other = document("choose", "--from-config", path, *SMALL, "--head-dim", 16)
+    other = document("choose", "--from_config", path, *SMALL, "--head_dim", 16)
     assert other["problem"]["shape"] == [1, H, 4, 16]
 
 
@@ -82,6 +82,8 @@ def test_decoding_is_measured_and_said(call: Call) -> None:
         ("--n-kv-head", 0, "--gqa"),
         ("--source-length", 0),
         ("--dropout", 1),
+        ("--threads", -1),
+        ("--threads", 10**6),
     ],
     ids=str,
 )

@@ -56,6 +56,13 @@ def test_names_are_estimated_as_they_would_be_trained(document: Callable[..., An
     assert found["tokens"] == pytest.approx(128 * 7, rel=0.1)
 
 
+def test_a_group_of_speed_ups_counts_what_it_holds(document: Callable[..., Any]) -> None:
+    one, group, none = (
+        document("estimate", "--ranks", 4, "--speedups", name) for name in ("compile", "exact", "none")
+    )
+    assert group["memory_bytes"] == one["memory_bytes"] != none["memory_bytes"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

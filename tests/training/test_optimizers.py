@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from flashmore.config import TrainConfig
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
+from flashmore.training.dataset import shaped
 from flashmore.training.optimizers import (
     MUON_MOMENTUM,
     NEWTON_SCHULZ,
@@ -19,6 +21,7 @@ from flashmore.training.optimizers import (
     optimizers_of,
     orthogonal,
 )
+from flashmore.training.step import EagerStep
 
 CONFIG = ModelConfig("transformer", vocab_size=27, block_size=16, n_layer=2, n_head=2, n_embd=16)
 
@@ -106,6 +109,21 @@ def test_a_compiler_can_trace_it() -> None:
     shapes, flat = [(8, 16), (16, 8)], torch.randn(256)
     traced = torch.compile(orthogonal, backend="eager", fullgraph=True)
     torch.testing.assert_close(traced(flat, shapes), orthogonal(flat, shapes))
+
+
+def test_a_gradient_that_overflows_in_float16_skips_the_update_of_both_optimizers() -> None:
+    config = TrainConfig(preset="names-long", dtype="float16", batch_size=2)
+    model = build(CONFIG, 0)
+    step = EagerStep(model, config, torch.device("cpu"), fused=False)
+    ids = torch.randint(1, 27, (2, 8))
+    embedding: Any = model.get_parameter("wte.weight")  # AdamW updates it
+    embedding.register_hook(lambda gradient: gradient * torch.inf)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    scale = step.scaler.get_scale()
+    step([[shaped(ids, ids, torch.tensor([8, 8]), "padded")]], [(1e-2, 1e-2)])
+    assert step.scaler.get_scale() == scale / 2
+    changed = [name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])]
+    assert changed == []
 
 
 def test_muon_is_the_one_of_pytorch() -> None:

@@ -36,7 +36,9 @@ def test_the_command_keeps_the_first_run_and_tells_all_losses(
     words = ["train", str(given.file), "--model", "bigram", "--max-steps", "20", "--device", "cpu"]
     words += ["--splits", "3", "--out", str(tmp_path / "run")]
     assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    told = json.loads(printed.out)
+    assert f"split 3 of 3: test loss {told['test_losses'][2]:.4f}" in printed.err
     assert told["test_losses"] == list(losses_of_splits(given, 3))
     assert told["test_loss"] == told["test_losses"][0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["names.txt", "run"]

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashmore.backends.contract import attention
 from flashmore.errors import FlashmoreError
-from flashmore.rules import RULES, AttentionCall, Shape
+from flashmore.rules import AttentionCall, Shape
 from flashmore.specs import BackendSpec, backend_spec, backends
 
 LARGEST_SCORES, LARGEST_INPUT = 2**24, 2**24
@@ -230,7 +230,7 @@ def _affordable(call: AttentionCall) -> AttentionCall | None:
     if _is_small(call):
         return call
     smaller = _smaller(call)
-    rules = (*RULES, *(rule for spec in backends().values() for rule in spec.rules))
+    rules = (rule for spec in backends().values() for rule in spec.every_rule)
     here = [rule for rule in rules if any(device == call.device for device, _ in rule.kernels)]
     alike = all(rule.breaks(call) == rule.breaks(smaller) for rule in here)
     return smaller if alike and _is_small(smaller) else None

@@ -9,6 +9,7 @@ from flashmore.call import CallOptions
 from flashmore.cli.bench import show
 from flashmore.cli.model_config import heads_in
 from flashmore.cli.parse import parse, require_writable
+from flashmore.config import usable_threads
 from flashmore.terminal import say, write_json
 
 
@@ -36,6 +37,7 @@ class Choose:
 
     def __post_init__(self) -> None:
         self.call.require_measurable()
+        usable_threads(self.threads)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,7 +69,7 @@ def measured(argv: Sequence[str]) -> tuple[dict[str, Any], Choose]:
     from flashmore.training.resolve import resolve_device
 
     if command.threads:
-        torch.set_num_threads(command.threads)
+        torch.set_num_threads(usable_threads(command.threads))
     device = resolve_device(command.device)
     problem = Problem(command.call, device)
     choice = choose("auto", problem, fresh=command.fresh or command.out is not None)

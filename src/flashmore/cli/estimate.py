@@ -90,7 +90,9 @@ def main(argv: Sequence[str]) -> int:
 
     from flashmore.models.registry import parameters_of
     from flashmore.parallel import Ranks
+    from flashmore.speedups import GROUPS, switches
     from flashmore.training.corpus import read_corpus
+    from flashmore.training.decide import members
     from flashmore.training.estimate import Hardware, cost_of
     from flashmore.training.fit import fit
     from flashmore.training.resolve import resolve_model, resolve_parallel
@@ -102,6 +104,8 @@ def main(argv: Sequence[str]) -> int:
         model_config = replace(model_config, attention=config.attention)
     if config.parallel == "auto":
         config = replace(config, parallel="ddp")
+    offered = {name for each in config.speedups for name in (members(each) if each in GROUPS else [each])}
+    config = replace(config, speedups=switches(offered) or ("none",))
     ranks = Ranks(0, command.ranks)
     device = torch.device("cpu" if config.device == "cpu" else "cuda")
     config = resolve_parallel(config, model_config, device, ranks)

@@ -84,10 +84,9 @@ def value_of(option: str, argv: Sequence[str]) -> str | None:
     """
     value = None
     for word, following in zip(argv, [*argv[1:], ""], strict=False):
-        if word == option:
-            value = following
-        elif word.startswith(option + "="):
-            value = word.removeprefix(option + "=")
+        name, given, joined = word.partition("=")
+        if name.replace("_", "-") == option:
+            value = joined if given else following
     return value
 
 

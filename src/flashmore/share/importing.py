@@ -59,7 +59,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
     weights = dict(found.weights)
     sizes = found.sizes
     if sizes["model"] == "transformer" and "n_head" not in sizes:
-        sizes["n_head"] = n_head or 4
+        sizes["n_head"] = 4 if n_head is None else n_head
     elif n_head is not None:
         found_heads = "a model that stores its heads" if "n_head" in sizes else f"a {sizes['model']}"
         raise ConfigError("a Transformer of makemore with --n-head", found_heads, "omit --n-head")

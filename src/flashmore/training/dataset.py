@@ -121,7 +121,7 @@ class ItemDataset:
         if self.soft is None:
             return batch
         assert isinstance(sequences, Sequences)
-        firsts = (sequences.lengths.cumsum(0) - sequences.lengths).index_select(0, indices)
+        firsts = self._first_targets.index_select(0, indices)
         within = torch.arange(sequences.ids.size(1), device=lengths.device)  # (T,)
         rows = (firsts[:, None] + within)[within < lengths[:, None]]  # one item after another
         smooth = self._soft_targets.index_select(0, rows)
@@ -130,6 +130,12 @@ class ItemDataset:
             padded[batch.targets != IGNORE] = smooth
             smooth = padded
         return replace(batch, smooth=smooth)
+
+    @cached_property
+    def _first_targets(self) -> Tensor:
+        """The row of each item's first position among the soft targets, (N,)."""
+        lengths = self.sequences.lengths
+        return lengths.cumsum(0) - lengths
 
     @cached_property
     def _soft_targets(self) -> Tensor:

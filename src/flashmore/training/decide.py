@@ -67,7 +67,7 @@ def decide(
         ConfigError: an unknown name, or a speed-up asked for by name that cannot work here.
     """
     named = set(switches(name for name in config.speedups if name not in GROUPS))
-    offered = [name for group in config.speedups if group in GROUPS for name in _members(group)]
+    offered = [name for group in config.speedups if group in GROUPS for name in members(group)]
     around = named | {name for name in offered if why_not(name, config, model_config, device) is None}
     cached = "compile" in named and is_cached(switches(named))
     chosen: set[str] = set()
@@ -110,13 +110,13 @@ def _decision(chosen: Collection[str], notes: list[str], later: Collection[str] 
     return Decision(enabled, (f"speed-ups: {', '.join(enabled) or 'none'}", *notes), switches(later))
 
 
-def _members(group: str) -> tuple[str, ...]:
+def members(group: str) -> tuple[str, ...]:
+    """The speed-ups that a group offers, of those that exclude each other the one that gains more first."""
     if group == "none":
         return ()
     if group == "auto":
         return FREE
-    # Of two that exclude each other, the one that gains more comes first: packing leaves nothing to trim, and
-    # a graph leaves no launches to save.
+    # Packing leaves nothing to trim, and a graph leaves no launches to save.
     order = sorted(SWITCHES, key=lambda name: {"pack": 1, "trim": 2}.get(name, 0))
     return tuple(name for name in order if group == "all" or CATALOGUE[name].exactness == EXACT)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from flashmore.config import TrainConfig
 from flashmore.data.items import MAKEMORE, parse_shares
 from flashmore.errors import ConfigError, Interrupted
+from flashmore.terminal import say
 from flashmore.training.loop import train
 
 
@@ -38,6 +39,7 @@ def losses_of_splits(config: TrainConfig, splits: int, first: float | None = Non
             except Interrupted:
                 raise KeyboardInterrupt from None
             assert loss is not None
+            say(f"split {number + 1} of {splits}: test loss {loss:.4f}")
             yield loss
 
 

@@ -88,6 +88,26 @@ def seed_dropout(batch: Batch) -> None:
         torch.mps.manual_seed(batch.dropout_seed)
 
 
+class _Together:
+    """Several optimizers as one for a `GradScaler`, which skips the update of one with a non-finite gradient.
+
+    Clipping by the norm of all gradients makes such an update wrong for the others, too.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of all."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def step(self) -> None:
+        """Update all parameters."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+
 class EagerStep:
     """One eager optimizer step on one batch.
 
@@ -117,6 +137,7 @@ class EagerStep:
         if ranks.connected and not (self.sharded or self.ordered):
             self.forward = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizers = optimizers_of(model, config, fused=fused)
+        self.together: Any = self.optimizers[0] if len(self.optimizers) == 1 else _Together(self.optimizers)
         self.grad_clip = config.grad_clip
         self.smoothing = config.soft_targets
         self.precision = precision_of(config, device)
@@ -139,12 +160,10 @@ class EagerStep:
         for optimizer, rate in zip(self.optimizers, learning_rates, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            if self.grad_clip:
-                self.scaler.unscale_(optimizer)
         if self.grad_clip:
+            self.scaler.unscale_(self.together)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        self.scaler.step(self.together)
         self.scaler.update()
         return loss
 

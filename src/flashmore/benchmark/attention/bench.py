@@ -26,6 +26,7 @@ from flashmore.benchmark.attention.plan import (
 )
 from flashmore.benchmark.variant import INTERRUPTED, torch_says
 from flashmore.call import CallOptions, Pass
+from flashmore.config import usable_threads
 from flashmore.errors import BackendUnavailable
 from flashmore.measuring.environment import on_battery
 from flashmore.measuring.measure import Clock, alternate
@@ -87,7 +88,7 @@ def bench_attention(
     """
     device, complete = resolve_device(plan.device), True
     if plan.threads:
-        torch.set_num_threads(plan.threads)
+        torch.set_num_threads(usable_threads(plan.threads))
     bench = _Bench(plan, device, equivalence, clock, say)
     try:
         for shape in bench.shapes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypeVar
 
 from flashmore.call import CallKind, CallOptions, Pass
+from flashmore.config import usable_threads
 from flashmore.errors import require_valid
 from flashmore.specs import Kernel, backend_spec, backends
 
@@ -59,7 +60,7 @@ class AttentionPlan(CallKind):
         require_valid("backends", "none", bool(self.backends), "at least one name")
         for dtype in self.dtype:
             require_valid("dtype", dtype, dtype in ITEM_BYTES, ", ".join(ITEM_BYTES))
-        require_valid("threads", self.threads, self.threads >= 0, "0 or more")
+        usable_threads(self.threads)
         require_valid("seconds", self.seconds, 0 < self.seconds < math.inf, "above 0, for example 150")
         if self.memory is not None:
             require_valid("memory", self.memory, 0 < self.memory < math.inf, "above 0, in GiB, for example 4")
