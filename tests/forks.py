@@ -106,14 +106,18 @@ class Forks:
         environment: Mapping[str, str],
         folder: Path | None = None,
         stdout: int | None = None,
+        stdin: bytes = b"",
     ) -> CompletedProcess[str]:
-        """Run it to its end, with nothing on stdin, and take what it prints, or give it a stdout."""
-        with Path(os.devnull).open() as nothing, TemporaryFile() as out, TemporaryFile() as err:
+        """Run it to its end and take what it prints (what is not UTF-8, escaped), or give it a stdout."""
+        with TemporaryFile() as given, TemporaryFile() as out, TemporaryFile() as err:
+            given.write(stdin)
+            given.seek(0)
             to = out.fileno() if stdout is None else stdout
-            code = self.start(words, environment, (nothing.fileno(), to, err.fileno()), folder).wait()
+            code = self.start(words, environment, (given.fileno(), to, err.fileno()), folder).wait()
             out.seek(0)
             err.seek(0)
-            return CompletedProcess([*map(str, words)], code, out.read().decode(), err.read().decode())
+            printed, told = (file.read().decode(errors="surrogateescape") for file in (out, err))
+            return CompletedProcess([*map(str, words)], code, printed, told)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

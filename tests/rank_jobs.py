@@ -1,4 +1,4 @@
-"""Ranks for tests, and a program for torchrun: every rank does one job after the other, as a JSON file lists.
+"""Ranks for tests, and the program of each: it does one job after the other, as a JSON file lists.
 
 Each job has `out`, and either `config`, the options of a new run, or `changes`, those of a resumed one; or
 `count`, for so many names of it, which rank 0 writes to its `names.json`; or `bench`, a benchmark's name, for
@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -51,16 +50,14 @@ SMALL: dict[str, Any] = {
 SLICED: dict[str, Any] = SMALL | {"slices": 4, "dropout": 0.2}
 
 
-def torchrun(ranks: int, jobs: list[dict[str, Any]], folder: Path) -> None:
+def in_ranks(forks: Forks, ranks: int, jobs: list[dict[str, Any]], folder: Path) -> None:
     """Do one job after the other in so many processes; no warning may come up."""
     listed = folder / f"jobs-{time.monotonic_ns()}.json"
     listed.write_text(json.dumps(jobs))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), __file__]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
-    done = subprocess.run(
-        [*command, str(listed)], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+    program = (__file__, str(listed))
+    started = Started(forks, folder, *[program] * ranks, LOCAL_WORLD_SIZE=str(ranks))
+    for code, output in started.ends():
+        assert code == 0, output
 
 
 def job(folder: Path, name: str, **options: Any) -> dict[str, Any]:

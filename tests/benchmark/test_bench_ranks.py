@@ -16,7 +16,7 @@ from flashmore.errors import UsageError
 from flashmore.measuring.result import read_record
 from flashmore.measuring.statistics import ratio
 from forks import Forks
-from rank_jobs import NAMES, SMALL, Started, torchrun
+from rank_jobs import NAMES, SMALL, Started, in_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
 SIZES = ("--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--batch-size", "16", "--device", "cpu")
@@ -26,7 +26,7 @@ SHARE = r"-?\d+\.\d %"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks) -> Path:
     """The record of each benchmark, or its error."""
     folder = tmp_path_factory.mktemp("records")
     variants = {"variants": ["manual", "flash", "cudnn"]}
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "wrong step": step | {"wrong": True, "config": SMALL | {"grad_clip": 0.0}},
         "wrong ablation": ablation | {"wrong": True, "config": added | {"grad_clip": 0.0}},
     }
-    torchrun(2, [job | {"out": str(folder / name)} for name, job in jobs.items()], folder)
+    in_ranks(forks, 2, [job | {"out": str(folder / name)} for name, job in jobs.items()], folder)
     return folder
 
 

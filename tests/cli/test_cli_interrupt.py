@@ -44,7 +44,7 @@ def command(names_file: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cut(command: list[str], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """Interrupted after some twenty steps."""
+    """Interrupted after some twenty steps, a process that was started as a user starts it."""
     run = tmp_path_factory.mktemp("cut") / "run"
     metrics = run / "metrics.jsonl"
     pipe = subprocess.PIPE

@@ -3,13 +3,11 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -22,6 +20,7 @@ from flashmore.runs import Checkpoint, Run, checkpoint, locked
 from flashmore.training.folders import runs_in
 from flashmore.training.loop import Observer, train
 from flashmore.training.verify import verify
+from forks import Forks
 
 Call = Callable[..., CompletedProcess[str]]
 Refusal = Callable[..., str]
@@ -76,28 +75,20 @@ def test_auto_refuses_further_splits(quick_words: tuple[object, ...], call: Call
 
 
 def test_interrupted_splits_say_how_to_go_on(
-    names_file: Path, tmp_path: Path, environment: dict[str, str], call: Call
+    names_file: Path, tmp_path: Path, environment: dict[str, str], forks: Forks
 ) -> None:
-    words = ["train", names_file, "--model", "bigram", "--device", "cpu", "--splits", "2", "--out", "run"]
-    command = [
-        sys.executable,
-        "-m",
-        "flashmore",
-        *map(str, words),
-        "--max-steps",
-        "1000000",
-        "--patience",
-        "0",
-    ]
-    with subprocess.Popen(
-        command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, encoding="utf-8"
-    ) as running:
-        metrics = tmp_path / "run" / "metrics.jsonl"
-        while running.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        _, told = running.communicate()
-    assert running.returncode == 130
+    words = ("train", names_file, "--model", "bigram", "--device", "cpu", "--splits", 2, "--out", "run")
+    long = ("--max-steps", 1_000_000, "--patience", 0, "--log-interval", 1, "--speedups", "none")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    with Path(os.devnull).open() as nothing, TemporaryFile() as err:
+        streams = (nothing.fileno(), err.fileno(), err.fileno())
+        running = forks.start(("-m", "flashmore", *words, *long), environment, streams, tmp_path)
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert not running.ended(0.02)
+        os.kill(running.pid, signal.SIGINT)
+        assert running.wait() == 130
+        err.seek(0)
+        told = err.read().decode()
     assert "flashmore train --resume run; then repeat the command with that run as --out" in told
 
 

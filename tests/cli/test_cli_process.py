@@ -34,10 +34,10 @@ def kept() -> dict[str, str]:
 @linux
 @pytest.mark.usefixtures("busy")
 def test_threads_spin_briefly_on_a_busy_machine(kept: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "flashmore", "speedups", "--json"]
+    command = [sys.executable, "-m", "flashmore", "score", "nowhere", "anna"]  # which imports PyTorch
     env = {**kept, "OMP_DISPLAY_ENV": "verbose"}
     done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0
+    assert done.returncode == 2
     assert "GOMP_SPINCOUNT = '100'" in done.stderr
 
 
@@ -45,8 +45,8 @@ def test_threads_spin_briefly_on_a_busy_machine(kept: dict[str, str]) -> None:
 @pytest.mark.usefixtures("busy")
 @pytest.mark.parametrize(
     ("given", "spins"),
-    [({}, "100"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
-    ids=("default", "count", "policy"),
+    [({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+    ids=("count", "policy"),
 )
 def test_a_user_who_has_said_how_long_threads_spin_is_obeyed(
     given: dict[str, str], spins: str, kept: dict[str, str]

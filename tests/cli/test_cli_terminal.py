@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from flashmore.cli.main import VERBS
+from forks import Forks
 
 Process = Callable[..., CompletedProcess[str]]
 Terminal = Callable[..., tuple[int, str]]
@@ -93,14 +93,15 @@ def test_upgrade_escapes_what_hostile_sources_hold(
 
 
 def test_a_patch_is_exact_in_a_file_and_escaped_on_a_terminal(
-    environment: dict[str, str], on_a_terminal: Terminal, sources: Path, tmp_path: Path
+    environment: dict[str, str], forks: Forks, on_a_terminal: Terminal, sources: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model.py"
+    model, patch = tmp_path / "model.py", tmp_path / "p.patch"
     model.write_text(ATTENTION.format(evil=EVIL.replace("\u2028", "")), encoding="utf-8")
-    command = [sys.executable, "-m", "flashmore", "upgrade", "model.py", "--diff"]
-    exact = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=300)
-    assert b"\x1b]0;owned\x07" in exact.stdout
-    subprocess.run(["git", "apply"], cwd=tmp_path, input=exact.stdout, check=True)
+    with patch.open("wb") as out:
+        command = ("-m", "flashmore", "upgrade", "model.py", "--diff")
+        forks.run(command, environment, tmp_path, stdout=out.fileno())
+    assert b"\x1b]0;owned\x07" in patch.read_bytes()
+    subprocess.run(["git", "apply", patch], cwd=tmp_path, check=True)
     assert "scaled_dot_product_attention" in model.read_text(encoding="utf-8")
     assert EVIL.replace("\u2028", "") in model.read_text(encoding="utf-8")
     code, printed = on_a_terminal("upgrade", sources, "--diff")

@@ -176,29 +176,29 @@ ENCODED = {
 }
 
 
-@pytest.mark.parametrize("case", ENCODED)
-@pytest.mark.parametrize("name", ["model.py", "mo dèl.py"])
 def test_a_patch_keeps_the_encoding_of_each_file(
-    folder: Path, case: str, name: str, forks: Forks, environment: dict[str, str]
+    folder: Path, forks: Forks, environment: dict[str, str]
 ) -> None:
-    head, encoding, character, line = ENCODED[case]
     (folder / "model.py").unlink()
     short = "\n".join(MODEL.split("\n")[4:7]) + MODEL[MODEL.index("def fused") :].replace(
         "F.scaled_dot_product_attention(q, k, v)", "F.softmax(q @ k.mT, -1) @ v  # the scores"
     )
-    text = head + short.replace("the scores", character).replace("\n", line)
-    path = folder / name
-    path.write_bytes(text.encode(encoding))
+    paths = {}
+    for number, (head, encoding, character, line) in enumerate(ENCODED.values()):
+        text = head + short.replace("the scores", character).replace("\n", line)
+        for path in (folder / f"model{number}.py", folder / f"mo dèl{number}.py"):
+            path.write_bytes(text.encode(encoding))
+            paths[path] = encoding, line
     with (folder / "p.patch").open("wb") as patch:
-        words = ("-m", "flashmore", "upgrade", name, "--diff")
-        done = forks.run(words, environment, stdout=patch.fileno())
+        done = forks.run(("-m", "flashmore", "upgrade", ".", "--diff"), environment, stdout=patch.fileno())
     assert done.returncode == 1
     subprocess.run(["git", "apply", "p.patch"], check=True)
-    after = path.read_bytes().decode(encoding)
-    assert "F.scaled_dot_product_attention(q, k, v, scale=1.0)" in after
-    assert after.replace("\r\n", "\n").count("\n") == after.count(line)
-    assert after.encode(encoding) == path.read_bytes()
-    ast.parse(path.read_bytes())
+    for path, (encoding, line) in paths.items():
+        after = path.read_bytes().decode(encoding)
+        assert "F.scaled_dot_product_attention(q, k, v, scale=1.0)" in after, path
+        assert after.replace("\r\n", "\n").count("\n") == after.count(line)
+        assert after.encode(encoding) == path.read_bytes()
+        ast.parse(path.read_bytes())
 
 
 def test_write_tests_writes_and_has_nothing_left(folder: Path, call: Call) -> None:

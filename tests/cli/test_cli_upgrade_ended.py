@@ -2,12 +2,14 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
+
+from forks import Forks
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs the signals of Unix")
 
@@ -57,28 +59,22 @@ def read_until(fifo: int, wanted: bytes) -> None:
     ],
 )
 def test_the_program_ends_with_the_command(
-    tmp_path: Path, environment: dict[str, str], name: str, started: str, code: int
+    tmp_path: Path, environment: dict[str, str], forks: Forks, name: str, started: str, code: int
 ) -> None:
     (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
     (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     os.mkfifo(tmp_path / "fifo")
     fifo = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
-    command = [
-        sys.executable,
-        "-m",
-        "flashmore",
-        "upgrade",
-        "model.py",
-        "--run",
-        f"program.py fifo {started}",
-    ]
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as running:
+    command = ("-m", "flashmore", "upgrade", "model.py", "--run", f"program.py fifo {started}")
+    with Path(os.devnull).open() as nothing, TemporaryFile() as out:
+        streams = (nothing.fileno(), out.fileno(), out.fileno())
+        running = forks.start(command, environment, streams, tmp_path)
         read_until(fifo, b"x")
-        running.send_signal(getattr(signal, name))
-        out, _ = running.communicate(timeout=DEADLINE)
-    assert running.returncode == code, out
-    assert b"Traceback" not in out
+        os.kill(running.pid, getattr(signal, name))
+        ended = running.wait()
+        out.seek(0)
+        told = out.read()
+    assert ended == code, told
+    assert b"Traceback" not in told
     read_until(fifo, b"")
     os.close(fifo)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import yaml
 
 from flashmore.upgrade.project.files import LARGEST
 from flashmore.upgrade.rules import RULES
+from forks import Forks
 
 ROOT = Path(__file__).parents[2]
 SOURCE = """\
@@ -68,12 +70,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def with_stdin(environment: dict[str, str]) -> Callable[..., "CompletedProcess[bytes]"]:
+def with_stdin(environment: dict[str, str], forks: Forks) -> Callable[..., "CompletedProcess[bytes]"]:
     """Run a command in a process with these bytes as stdin."""
 
     def run(data: bytes, *words: str) -> "CompletedProcess[bytes]":
-        command = [sys.executable, "-m", "flashmore", "upgrade", "-", *words]
-        return subprocess.run(command, env=environment, input=data, capture_output=True, timeout=300)
+        done = forks.run(("-m", "flashmore", "upgrade", "-", *words), environment, stdin=data)
+        out, err = (text.encode(errors="surrogateescape") for text in (done.stdout, done.stderr))
+        return CompletedProcess(done.args, done.returncode, out, err)
 
     return run
 
@@ -248,7 +251,8 @@ def test_without_torch_the_search_works_and_a_test_says_what_it_needs(
     for index in range(70):  # so many that several processes share them
         (folder / f"other{index}.py").write_text("x = 1\n", encoding="utf-8")
     done = run("upgrade", ".", "--output-format", "concise")
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.returncode == 1
+    assert re.fullmatch(r"(searching: \d+/71 files\n)?", done.stderr)  # after two seconds
     assert done.stdout == CONCISE.replace("1 file", "71 files")
     assert run("rule", "FM001").returncode == 0
     for option in ("--test", "--write"):

@@ -28,7 +28,8 @@ from flashmore.training.dataset import Form
 from flashmore.training.resolve import resolve_model
 from flashmore.training.step import training_loss
 from flashmore.training.trainer import Trainer
-from rank_jobs import NAMES, SLICED, SMALL, job, same, tensors, torchrun, words
+from forks import Forks
+from rank_jobs import NAMES, SLICED, SMALL, in_ranks, job, same, tensors, words
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="starts and kills processes as Linux does")
 CPU = torch.device("cpu")
@@ -42,12 +43,11 @@ GRADIENTS: dict[str, dict[str, Any]] = {
     "smoothed": {"ngram_smoothing": 0.3},
     "accumulated": {"grad_accum": 4},
     "checkpointed": {"activation_checkpointing": True},
-    "compiled": {"speedups": ["compile", "pack"]},
     "compiled and accumulated": {"model": "mlp", "speedups": ["compile"], "grad_accum": 2},
     "sharded": {"parallel": "fsdp"},
     "sharded and accumulated": {"parallel": "fsdp", "grad_accum": 2},
 }
-"""What computes gradients in several processes."""
+"""What computes gradients in several processes; packed and compiled steps are compared bit for bit."""
 
 
 def losses(run: Path, *kinds: str) -> list[float]:
@@ -58,7 +58,7 @@ def losses(run: Path, *kinds: str) -> list[float]:
     return [*found, result["test_loss"]]
 
 
-def once(factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+def once(factory: pytest.TempPathFactory, make: Callable[..., None], *needs: Any) -> Path:
     """A folder that `make` fills once, for all workers of pytest-xdist."""
     base = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -67,22 +67,26 @@ def once(factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
     with FileLock(base / f"{make.__name__}.lock"):
         if not done.exists():
             folder.mkdir()
-            make(folder)
+            make(folder, *needs)
             done.touch()
     return folder
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs called KIND-RANKS of every kind of step, and one that was passed on from 1 to 4, 2 and 1."""
-    return once(tmp_path_factory, of_several_processes)
+def folder(tmp_path_factory: pytest.TempPathFactory, forks: Forks, alone: Path) -> Path:
+    """Runs called KIND-RANKS of every kind of step, and one that was passed on from 1 to 4, 2 and 1.
+
+    They are trained after those `alone`, whose compiled step is in the compiler's cache by then.
+    """
+    return once(tmp_path_factory, of_several_processes, forks)
 
 
-def of_several_processes(folder: Path) -> None:
+def of_several_processes(folder: Path, forks: Forks) -> None:
     one = {name: SMALL | options | {"max_steps": 1} for name, options in GRADIENTS.items()}
     passed = folder / "passed"
     train(TrainConfig(**SLICED | {"max_steps": 5}), passed)
-    torchrun(
+    in_ranks(
+        forks,
         4,
         [
             job(folder, "long-4", **LONG),
@@ -94,7 +98,8 @@ def of_several_processes(folder: Path) -> None:
         ],
         folder,
     )
-    torchrun(
+    in_ranks(
+        forks,
         2,
         [
             *(job(folder, f"{name}-2", **options) for name, options in one.items()),
@@ -284,12 +289,10 @@ def test_two_machines_train_the_run_of_one(hosts: tuple[str, str], tmp_path: Pat
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_step_of_64_ranks_is_set_up_and_made(tmp_path: Path) -> None:
+def test_a_step_of_64_ranks_is_set_up_and_made(forks: Forks, tmp_path: Path) -> None:
     program = tmp_path / "fake.py"
     program.write_text(FAKE)
-    done = subprocess.run(
-        [sys.executable, str(program)], env=os.environ | {"NAMES": NAMES}, capture_output=True, text=True
-    )
+    done = forks.run((program,), os.environ | {"NAMES": NAMES})
     assert done.stdout.split() == ["sliced", "sharded"], done.stderr
 
 

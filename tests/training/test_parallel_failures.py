@@ -47,7 +47,7 @@ def test_bad_input_is_refused_once_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_told(tmp_path: Path, forks: Forks) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -59,10 +59,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "flashmore", "train", *words(**SMALL), "--out", "run"],
-            cwd=tmp_path, env=os.environ | place, capture_output=True, text=True,
-        )  # fmt: skip
+        done = forks.run((*TRAIN, *words(**SMALL), "--out", "run"), os.environ | place, tmp_path)
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
     assert f"wanted: a connection of 2 ranks at 127.0.0.1:{port}" in done.stderr
     assert "Traceback" not in done.stderr
