@@ -1,6 +1,6 @@
 """A test holds for right rewrites in every family of cases, and fails for each known wrong one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -36,20 +36,20 @@ def fragment(inputs: tuple[Input, ...], old: tuple[str, ...], new: tuple[str, ..
     return Fragment(inputs, source("old", old), source("new", new))
 
 
-PROVER = Verifier()
 NUMBER = count()
+Verify = Callable[..., Verification]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def judge() -> Iterator[None]:
-    with PROVER:
-        yield
+@pytest.fixture
+def verification(verifier: Verifier) -> Verify:
+    """Tests new lines against old ones."""
 
+    def verify(inputs: tuple[Input, ...], old: tuple[str, ...], *new: str) -> Verification:
+        made = fragment(inputs, old, new)
+        path = f"{next(NUMBER)}.py"  # the tests of one file have a limit together
+        return verifier.verify(Site(path, 1, 3, "f", "rewritten", "", fragment=made))
 
-def verification(inputs: tuple[Input, ...], old: tuple[str, ...], *new: str) -> Verification:
-    made = fragment(inputs, old, new)
-    path = f"{next(NUMBER)}.py"  # the tests of one file have a limit together
-    return PROVER.verify(Site(path, 1, 3, "f", "rewritten", "", fragment=made))
+    return verify
 
 
 RIGHT = {
@@ -149,7 +149,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_a_right_rewrite_is_tested(name: str) -> None:
+def test_a_right_rewrite_is_tested(name: str, verification: Verify) -> None:
     found = verification(RIGHT[name][0], RIGHT[name][1], *RIGHT[name][2])
     assert found.passed, found.why_not
     compared = {tensor.name for case in found.cases for tensor in case.tensors if tensor.error is not None}
@@ -257,7 +257,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_rewrite_is_not_tested(name: str) -> None:
+def test_a_wrong_rewrite_is_not_tested(name: str, verification: Verify) -> None:
     inputs, old, new = WRONG[name]
     found = verification(inputs, old, new)
     assert not found.passed
@@ -271,7 +271,7 @@ PRECISIONS = {
 } - {f"{dtype} under {dtype} autocast" for dtype in ("float16", "bfloat16")}
 
 
-def test_every_dtype_is_tried_with_and_without_autocast() -> None:
+def test_every_dtype_is_tried_with_and_without_autocast(verification: Verify) -> None:
     inputs, old, new = RIGHT["no mask, cross attention"]
     tried = {
         case.name.split(", ")[1] for case in verification(inputs, old, *new).cases if case.result == "equal"
@@ -279,7 +279,7 @@ def test_every_dtype_is_tried_with_and_without_autocast() -> None:
     assert tried >= PRECISIONS | {"float16 under autocast", "bfloat16 under autocast"}
 
 
-def test_a_dtype_that_the_original_refuses_demands_nothing_and_is_named() -> None:
+def test_a_dtype_that_the_original_refuses_demands_nothing_and_is_named(verification: Verify) -> None:
     lines = (SCORES, "s = s.masked_fill(mask, -1e9)", SOFTMAX, "return w @ v")
     found = verification((Q, KS, VS, KEPT), lines, f"{SDPA}, attn_mask=~mask)")
     assert found.passed
@@ -287,7 +287,7 @@ def test_a_dtype_that_the_original_refuses_demands_nothing_and_is_named() -> Non
     assert "bfloat16 is not used: the original rejects it, so it was not tried" not in found.assumptions
 
 
-def test_the_case_that_differs_is_named() -> None:
+def test_the_case_that_differs_is_named(verification: Verify) -> None:
     inputs, old, new = WRONG["a mask and is_causal, which MATH refuses"]
     why = verification(inputs, old, new).why_not
     assert why is not None
@@ -299,7 +299,7 @@ def test_the_case_that_differs_is_named() -> None:
     assert "bfloat16" in why
 
 
-def test_a_row_that_is_nan_by_hand_is_an_assumption_and_the_rest_is_compared() -> None:
+def test_a_row_that_is_nan_by_hand_is_an_assumption_and_the_rest_is_compared(verification: Verify) -> None:
     inputs, old, new = RIGHT["bool mask that hides, -inf"]
     found = verification(inputs, old, *new)
     partly = [case for case in found.cases if "NaN" in case.detail]
@@ -309,26 +309,26 @@ def test_a_row_that_is_nan_by_hand_is_an_assumption_and_the_rest_is_compared() -
     assert any("the original is NaN" in assumption for assumption in found.assumptions)
 
 
-def test_what_differs_only_beside_a_nan_row_is_found() -> None:
+def test_what_differs_only_beside_a_nan_row_is_found(verification: Verify) -> None:
     inputs, old, _ = RIGHT["bool mask that hides, -inf"]
     only_there = "o = F.scaled_dot_product_attention(q, k, v, attn_mask=~mask)\n"
     wrong = "    return torch.where(mask.all(-1, keepdim=True).any(), o + 1, o)"
     assert not verification(inputs, old, only_there + wrong).passed
 
 
-def test_lines_that_the_original_never_runs_test_nothing() -> None:
+def test_lines_that_the_original_never_runs_test_nothing(verification: Verify) -> None:
     found = verification((Q, KS, VS), ("return q.view(7, 7, 7) @ v",), f"{SDPA})")
     assert not found.passed
     assert "rejects all synthetic inputs" in str(found.why_not)
 
 
-def test_an_original_that_is_always_nan_tests_nothing() -> None:
+def test_an_original_that_is_always_nan_tests_nothing(verification: Verify) -> None:
     found = verification((Q, KS, VS), ("return (q @ k.mT * math.inf).softmax(-1) @ v",), f"{SDPA})")
     assert not found.passed
     assert "nothing could be compared" in str(found.why_not)
 
 
-def test_a_square_site_says_so_and_is_tried_square_alone() -> None:
+def test_a_square_site_says_so_and_is_tried_square_alone(verification: Verify) -> None:
     inputs, old, new = RIGHT["causal by a buffer"]
     found = verification(inputs, old, *new)
     assert any("as many queries as keys" in assumption for assumption in found.assumptions)

@@ -1,6 +1,5 @@
 """Lines that call einops: tested with the installed one, and said to need it where there is none."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -50,18 +49,6 @@ def shadow(folder: Path) -> Path:
     canary = folder / "imported"
     (folder / "einops.py").write_text(f"open({str(canary)!r}, 'w')\n", encoding="utf-8")
     return canary
-
-
-def test_a_file_of_the_users_is_never_imported_as_einops(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    canary = shadow(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", str(tmp_path)]))
-    monkeypatch.chdir(tmp_path)
-    with Verifier() as verifier:
-        verification = verifier.verify(site("einops.einsum"))
-    assert verification.passed, verification.why_not
-    assert not canary.exists()
 
 
 def test_einops_of_no_installed_distribution_is_as_good_as_none(
