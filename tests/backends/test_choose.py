@@ -288,14 +288,15 @@ def test_what_is_huge_shrinks_to_what_can_be_measured() -> None:
     assert 16 * 4 * huge.keys <= module.MATRIX_BYTES
 
 
+@pytest.mark.parametrize("passes", ["forward", pytest.param("both", marks=pytest.mark.long)])
 def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    passes: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each must be right as it is compiled, and the answer is another one than that for single calls."""
     monkeypatch.undo()
     monkeypatch.setenv("FLASHMORE_CACHE", str(cache))
     monkeypatch.setattr(module, "undecided", lambda _: "")  # by the real clock, whatever it says
-    alone = problem(4, 2, 8, 8)
+    alone = problem(4, 2, 8, 8, passes=passes)
     first = choose("auto", alone)
     found = choose("auto", replace(alone, compiled=True))
     assert {candidate.name for candidate in found.candidates} == {"manual", first.backend}

@@ -21,7 +21,10 @@ def qkv(*, gradients: bool = False) -> list[torch.Tensor]:
     return [torch.randn(2, 4, 24, 16, generator=generator).requires_grad_(gradients) for _ in range(3)]
 
 
-@pytest.mark.parametrize("kind", ["causal", "padding of grouped heads", "additive, 16 bits"])
+@pytest.mark.parametrize(
+    "kind",
+    ["causal", "padding of grouped heads", pytest.param("additive, 16 bits", marks=pytest.mark.long)],
+)
 def test_inference_is_within_the_error_budget(kind: str) -> None:
     q, k, v = qkv()
     options: dict[str, Any] = {"causal": True}

@@ -58,6 +58,18 @@ def ablated(config: TrainConfig, **options: Any) -> dict[str, Any]:
     return ablate(config, timing=Timing(2), **options)
 
 
+@pytest.fixture(scope="module")
+def record(config: TrainConfig) -> dict[str, Any]:
+    """Of all of `QUICK`, and of all without each."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
+    patch.setattr(ablation_module, "TRIAL_BLOCKS", 2)
+    try:
+        return ablate(config, leave_one_out=True, timing=Timing(2))
+    finally:
+        patch.undo()
+
+
 # Which variants.
 
 
@@ -76,14 +88,13 @@ def test_variants_stand_in_the_catalogues_order_and_pack_takes_trims_place(confi
     assert found["complete"]
 
 
-def test_each_is_left_out_alone_of_all_together(config: TrainConfig) -> None:
-    found = ablated(config, leave_one_out=True)
-    full = found["variants"][-1]["speedups"]
-    assert [variant["name"] for variant in found["left_out_alone"]] == [f"without {name}" for name in full]
-    for name, variant in zip(full, found["left_out_alone"], strict=True):
+def test_each_is_left_out_alone_of_all_together(record: dict[str, Any]) -> None:
+    full = record["variants"][-1]["speedups"]
+    assert [variant["name"] for variant in record["left_out_alone"]] == [f"without {name}" for name in full]
+    for name, variant in zip(full, record["left_out_alone"], strict=True):
         assert set(variant["speedups"]) == set(full) - {name}
         assert variant["ratio_before"] is not None
-        assert variant["ratio_before"]["of"] == found["variants"][-1]["name"]
+        assert variant["ratio_before"]["of"] == record["variants"][-1]["name"]
         assert variant["break_even_steps"] is None
 
 
@@ -139,8 +150,8 @@ def test_the_plain_loop_has_the_same_batches() -> None:
 # Right before fast.
 
 
-def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(config: TrainConfig) -> None:
-    for variant in ablated(config)["variants"]:
+def test_exact_variants_use_a_part_of_their_budget_and_others_tell_their_loss(record: dict[str, Any]) -> None:
+    for variant in record["variants"]:
         assert variant["ok"], variant["why_not"]
         if variant["name"] == "muon":
             assert variant["budget_used"] is None
@@ -249,9 +260,8 @@ def test_the_rounds_end_with_the_time_budget(config: TrainConfig) -> None:
 # Numbers, records, interruption.
 
 
-def test_every_variant_has_its_samples_ratio_and_memory(config: TrainConfig) -> None:
-    found = ablated(config)
-    for number, one in enumerate(found["variants"]):
+def test_every_variant_has_its_samples_ratio_and_memory(record: dict[str, Any]) -> None:
+    for number, one in enumerate(record["variants"]):
         assert one["step_ms"] is not None
         assert len(one["samples_ms"]) == 2
         assert one["first_step_seconds"] is not None
@@ -260,7 +270,7 @@ def test_every_variant_has_its_samples_ratio_and_memory(config: TrainConfig) -> 
         assert (one["ratio"] is None) == (number == 0)
         if one["ratio"] is not None and one["ratio_before"] is not None:
             assert (one["ratio"]["of"], one["ratio"]["to"]) == ("none", one["name"])
-            assert one["ratio_before"]["of"] == found["variants"][number - 1]["name"]
+            assert one["ratio_before"]["of"] == record["variants"][number - 1]["name"]
 
 
 @pytest.mark.parametrize("when", ["preparing pack", "timing in alternating blocks"])
@@ -284,17 +294,6 @@ def test_ctrl_c_between_rounds_keeps_the_whole_ones(config: TrainConfig) -> None
     record = ablate(config, timing=Timing(9, after_block=press))
     assert not record["complete"]
     assert all(len(one["samples_ms"]) == 3 for one in record["variants"])
-
-
-@pytest.fixture(scope="module")
-def record(config: TrainConfig) -> dict[str, Any]:
-    patch = pytest.MonkeyPatch()
-    patch.setattr(ablation_module, "BLOCK_SECONDS", 1e-3)
-    patch.setattr(ablation_module, "TRIAL_BLOCKS", 2)
-    try:
-        return ablate(config, leave_one_out=True, timing=Timing(2))
-    finally:
-        patch.undo()
 
 
 def test_the_record_fits_the_schema(record: dict[str, Any], tmp_path: Path) -> None:

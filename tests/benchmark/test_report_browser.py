@@ -132,8 +132,7 @@ def test_the_page_itself_never_scrolls_sideways(browser: Browser, report: Path, 
         assert smallest >= 14
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_axe_finds_no_violation(
     browser: Browser, report: Path, width: int, scheme: Literal["light", "dark"]
 ) -> None:

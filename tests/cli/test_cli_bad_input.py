@@ -326,6 +326,7 @@ def test_a_batch_that_no_memory_holds_is_told(
     assert re.search(r"--batch-size \d+, which fits", message)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="needs a script in the place of the compiler")
 def test_a_compiler_that_does_not_work_is_told(
     names_file: Path, process: Call, refusal: Callable[..., str], tmp_path: Path

@@ -76,7 +76,7 @@ def kill_at_random(jobs: Jobs, tmp_path: Path, times: int) -> None:
 
 
 def test_a_run_killed_at_some_file_operations_goes_on(jobs: Jobs, tmp_path: Path) -> None:
-    kill_at_operations(jobs, tmp_path, every=61)
+    kill_at_operations(jobs, tmp_path, every=97)
 
 
 @pytest.mark.faults
@@ -85,7 +85,7 @@ def test_a_run_killed_at_every_file_operation_goes_on(jobs: Jobs, tmp_path: Path
 
 
 def test_a_run_killed_at_random_moments_goes_on(jobs: Jobs, tmp_path: Path) -> None:
-    kill_at_random(jobs, tmp_path, times=5)
+    kill_at_random(jobs, tmp_path, times=3)
 
 
 @pytest.mark.faults

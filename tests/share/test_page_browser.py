@@ -230,8 +230,7 @@ def test_a_long_input_does_not_make_a_phone_scroll_sideways(
         assert visit.complaints == []
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_axe_finds_no_violation_and_nothing_scrolls_sideways(
     browser: Browser, two: Path, width: int, scheme: Literal["light", "dark"]
 ) -> None:

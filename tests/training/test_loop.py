@@ -6,7 +6,9 @@ import os
 import random
 import signal
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,17 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainConfig], Run]:
+    """The finished run of a config; leave it as it is."""
+
+    @cache
+    def trained(config: TrainConfig) -> Run:
+        return Run.open(train(config, tmp_path_factory.mktemp("whole") / "run").run)
+
+    return trained
+
+
 @pytest.mark.parametrize("model", models())
 def test_every_model_learns(model: str, tmp_path: Path) -> None:
     config = TrainConfig(
@@ -77,31 +90,30 @@ def test_every_model_learns(model: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stop_at", [1, 6, 8])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    stop_at: int, dropout: float, tmp_path: Path
+    stop_at: int, dropout: float, tmp_path: Path, uninterrupted: Callable[[TrainConfig], Run]
 ) -> None:
     config = replace(SMALL, dropout=dropout)
-    whole = train(config, tmp_path / "whole")
+    whole = uninterrupted(config)
     with pytest.raises(Interrupted, match="--resume"):
         train(config, tmp_path / "cut", PressCtrlC(stop_at))
     torch.rand(7)  # what happens to the random numbers in between must not matter
     resumed = resume(tmp_path / "cut")
 
-    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
-    best = [Run.open(tmp_path / name).load_weights() for name in ("whole", "cut")]
-    assert same(*best)
-    assert resumed.test_loss == whole.test_loss
+    cut, result = Run.open(tmp_path / "cut"), whole.read_result()
+    assert same(tensors(whole.path), tensors(cut.path))
+    assert same(whole.load_weights(), cut.load_weights())
+    assert result is not None
+    assert resumed.test_loss == result["test_loss"]
     left, right = (
-        [
-            (line["step"], line["loss"], line.get("val_loss"))
-            for line in Run.open(tmp_path / run).read_metrics()
-        ]
-        for run in ("whole", "cut")
+        [(line["step"], line["loss"], line.get("val_loss")) for line in run.read_metrics()]
+        for run in (whole, cut)
     )
     assert left == right
 
 
-def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path, forks: Forks) -> None:
-    train(SMALL, tmp_path / "whole")
+def test_a_killed_run_forgets_the_lines_after_its_checkpoint(
+    tmp_path: Path, forks: Forks, uninterrupted: Callable[[TrainConfig], Run]
+) -> None:
     command = ("-m", "flashmore", "train", NAMES, "--out", tmp_path / "cut", "--device", "cpu")
     options = {
         "n-embd": 16,
@@ -124,7 +136,7 @@ def test_a_killed_run_forgets_the_lines_after_its_checkpoint(tmp_path: Path, for
         file.write('{"step": 999, "lo')
     resume(tmp_path / "cut", steps=12)
     assert [line["step"] for line in Run.open(tmp_path / "cut").read_metrics()] == list(range(1, 13))
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert same(weights(uninterrupted(SMALL).path), weights(tmp_path / "cut"))
 
 
 def test_steps_may_grow_and_never_shrink(tmp_path: Path) -> None:
@@ -283,13 +295,16 @@ def test_the_same_command_on_other_data_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 12])
-def test_the_same_call_goes_on_with_its_own_run(tmp_path: Path, stop_at: int) -> None:
-    whole = train(SMALL, tmp_path / "whole")
+def test_the_same_call_goes_on_with_its_own_run(
+    tmp_path: Path, stop_at: int, uninterrupted: Callable[[TrainConfig], Run]
+) -> None:
+    whole = uninterrupted(SMALL)
     with pytest.raises(Interrupted):  # at 12, in the last evaluation
         train(SMALL, tmp_path / "cut", PressCtrlC(stop_at))
-    again = train(SMALL, tmp_path / "cut")
-    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "cut"))
-    assert (again.steps, again.test_loss) == (whole.steps, whole.test_loss)
+    again, result = train(SMALL, tmp_path / "cut"), whole.read_result()
+    assert same(tensors(whole.path), tensors(tmp_path / "cut"))
+    assert result is not None
+    assert (again.steps, again.test_loss) == (result["steps"], result["test_loss"])
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ def test_numerics_stay_close(name: str, make: Make, config: TrainConfig) -> None
     assert found != expected, "nothing was changed"
 
 
+@pytest.mark.long
 def test_math_in_16_bit_can_be_compiled(make: Make, config: TrainConfig) -> None:
     """`auto` may choose it there; under autocast each of its operations would have a precision of its own."""
     if not works_here("compile", config):

@@ -183,7 +183,7 @@ BAD = {
     "deep": (b'{"cells": [' + b"[" * 100_000 + b"]" * 100_000 + b"]}", "'{' in line 1"),
     "deep output": (b'{"cells": [], "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
     "parts": (b"[" * (MOST_PARTS + 1), "lists and objects, and at most 5,000,000 are read"),
-    "much code": (document(code("x\n" * LARGEST)), "its code cells have more than 1,048,576 characters"),
+    "much code": (document(code("#" * (LARGEST + 1))), "its code cells have more than 1,048,576 characters"),
 }  # fmt: skip
 
 
