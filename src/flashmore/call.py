@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flashmore.errors import ConfigError, require_valid
-from flashmore.rules import AttentionCall, Dtype, Shape
+from flashmore.rules import AttentionCall, Dtype
 
 Mask = Literal["none", "bool", "padding", "float", "float-grad"]
 Pass = Literal["both", "forward", "backward"]
@@ -89,31 +89,26 @@ class CallOptions(CallKind):
         """The number of (L, S) matrices: one per batch item and query head."""
         return self.batch_size * self.n_head
 
-    def call(self, device: str, dims: int = 4) -> AttentionCall:
+    def call(self, device: str) -> AttentionCall:
         """The call as the rules take it.
 
         Args:
             device: its type.
-            dims: dimensions of q, k and v: the trailing ones of (1, B, H, L, D).
 
         Raises:
             ConfigError: options that contradict each other, or that no kernel supports.
         """
         self._require_effects()
         B, H, L, S = self.batch_size, self.n_head, self.length, self.keys
-
-        def shape(heads: int, length: int, channels: int, dims: int = dims) -> Shape:
-            return (1, B, heads, length, channels)[-dims:]
-
         masks = {"none": None, "padding": (B, 1, 1, S)}
         of_numbers = self.mask in ("float", "float-grad")
         return AttentionCall(
-            query=shape(H, L, self.head_dim),
-            key=shape(self.kv_heads, S, self.head_dim),
-            value=shape(self.kv_heads, S, self.values),
+            query=(B, H, L, self.head_dim),
+            key=(B, self.kv_heads, S, self.head_dim),
+            value=(B, self.kv_heads, S, self.values),
             dtype=self.dtype,
             device=device,
-            mask=masks.get(self.mask, shape(H, L, S, self.mask_dims)),
+            mask=masks.get(self.mask, (1, B, H, L, S)[-self.mask_dims :]),
             mask_dtype=(self.mask_dtype or self.dtype) if of_numbers else "bool",
             mask_needs_grad=self.mask == "float-grad",
             causal=self.is_causal,

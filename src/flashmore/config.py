@@ -244,17 +244,14 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
     def __post_init__(self) -> None:
         file: Any = self.file
-        speedups: Any = self.speedups
         self._set("file", Path(file) if isinstance(file, str) else file)
-        self._set("speedups", (speedups,) if isinstance(speedups, str) else speedups)
-        log_to: Any = self.log_to
-        self._set("log_to", (log_to,) if isinstance(log_to, str) else log_to)
+        for name in ("speedups", "log_to", "teacher"):
+            value = getattr(self, name)
+            self._set(name, (value,) if isinstance(value, str | Path) else value)
         teacher: Any = self.teacher
-        if isinstance(teacher, str | Path):
-            teacher = (teacher,)
         if isinstance(teacher, list | tuple):  # `./run/` is `run`
-            teacher = tuple(str(Path(each)) if isinstance(each, str | Path) else each for each in teacher)
-        self._set("teacher", teacher)
+            paths = (str(Path(each)) if isinstance(each, str | Path) else each for each in teacher)
+            self._set("teacher", tuple(paths))
         for name in ("model", "preset"):
             self._require_type(name)
         values = _defaults(self.preset, self.model)

@@ -32,8 +32,6 @@ class Explain:
     """Take shape, dtype, device and dropout from a run."""
     from_config: Path | None = None
     """Take the number of heads and the head dimension from a Hugging Face model's config.json."""
-    dims: Literal[2, 3, 4, 5] = 4
-    """Number of dimensions of q, k and v: 3 omits B, 2 omits B and H, 5 adds a leading 1."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Device of the call, which need not be present; `auto` uses a GPU if there is one."""
     capability: str | None = None
@@ -55,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
     device = resolve_device("auto").type if command.device == "auto" else command.device
     call = replace(
-        command.call.call(device, command.dims),
+        command.call.call(device),
         unit_stride=not command.non_contiguous,
         capability=(8, 0) if command.capability is None else _capability(command.capability),
         deterministic=command.deterministic,

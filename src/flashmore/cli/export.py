@@ -16,7 +16,6 @@ def main(
     *,
     to: Literal["safetensors", "hf", "onnx", "pt2", "gguf"],
     out: Path,
-    opset: int | None = None,
     json: bool = False,
 ) -> int:
     """Export a run's best weights to the format of another library, and check them with that library.
@@ -28,7 +27,6 @@ def main(
         to: safetensors: weights and config. hf: a GPT-2 with its tokenizer for Hugging Face's transformers.
             onnx: for ONNX Runtime. pt2: a program of torch.export. gguf: a GPT-2 for llama.cpp.
         out: New or empty folder to write.
-        opset: With --to onnx: version of ONNX's operators. If omitted, 18.
         json: Print the result of the check to stdout as JSON, and nothing else.
     """
     require_writable("--out", out, folder=True)
@@ -36,7 +34,7 @@ def main(
     from flashmore.runs import Run
     from flashmore.share.export import export
 
-    made = export(Run.open(run), to, out, opset=opset)
+    made = export(Run.open(run), to, out)
     if json:
         write_json(asdict(made))
         return 0

@@ -72,25 +72,21 @@ class Format:
     load: Callable[[Run, Path], AbstractContextManager[Logits]]
 
 
-def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exported:
+def export(run: Run, to: str, out: Path) -> Exported:
     """Export the best weights of a run into a new folder, and check the result.
 
     Args:
         run: a run with weights.
         to: one of `FORMATS`.
         out: a new or empty folder.
-        opset: for `onnx`, the version of its operators.
 
     Raises:
-        ConfigError: an unknown format, a model that it cannot hold, a missing package, an occupied folder, or
-            an opset for another format.
+        ConfigError: an unknown format, a model that it cannot hold, a missing package, or an occupied folder.
         RunError: a run without weights, or a damaged one.
         FlashmoreError: the other library computes something else; nothing is written then.
     """
     if to not in FORMATS:
         raise ConfigError("a format for --to", f"'{to}'", ", ".join(FORMATS))
-    if opset is not None and to != "onnx":
-        raise ConfigError("--opset with --to onnx", f"--to {to}", "omit --opset")
     form = FORMATS[to]
     checker = form.packages[-1]
     if (reason := form.refuses(run)) is not None:
@@ -108,10 +104,7 @@ def export(run: Run, to: str, out: Path, *, opset: int | None = None) -> Exporte
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         with disk_errors(f"to export to {out}", out), _quiet():
-            if opset is None:
-                form.write(run, model, folder)
-            else:
-                onnx_graph.write(run, model, folder, opset)
+            form.write(run, model, folder)
             files = tuple(sorted(path.name for path in folder.iterdir()))
             made = Exported(to, files, f"{checker} {version(checker)}", 0, 0.0, greedy_identical=True)
             with form.load(run, folder) as theirs:

@@ -8,24 +8,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from flashmore.errors import ConfigError
 from flashmore.runs import Run
 from flashmore.specs import model_spec
 
 OPSET = 18
+"""The version of ONNX's operators."""
 _GATES = {"rnn": ("RNN", (0,)), "gru": ("GRU", (1, 0, 2)), "lstm": ("LSTM", (0, 3, 1, 2))}
 """ONNX's operator, and its order of PyTorch's gates: z r h for r z n, and i o f c for i f g o."""
 
 
-def write(run: Run, model: nn.Module, folder: Path, opset: int = OPSET) -> None:
+def write(run: Run, model: nn.Module, folder: Path) -> None:
     """Write model.onnx."""
     import onnx
 
     recurrent = model_spec(run.model.model).recurrent_kernel
-    made = (_recurrent if recurrent else _exported)(run, model, opset)
-    # The exporter goes on with another version where it cannot convert to the one asked for.
-    if (found := made.opset_import[0].version) != opset:
-        raise ConfigError(f"a model of --opset {opset}", f"one of {found}", f"--opset {found}")
+    made = (_recurrent if recurrent else _exported)(run, model)
     onnx.checker.check_model(made, full_check=True)
     onnx.save(made, folder / "model.onnx")
 
@@ -51,14 +48,14 @@ class _Named(nn.Module):
         return logits
 
 
-def _exported(run: Run, model: nn.Module, opset: int) -> Any:
+def _exported(run: Run, model: nn.Module) -> Any:
     """By torch's exporter: https://docs.pytorch.org/docs/stable/onnx_export.html."""
     ids, sizes = example(run)
     program: Any = torch.onnx.export(
         _Named(model).eval(),
         (ids,),
         dynamo=True,
-        opset_version=opset,
+        opset_version=OPSET,
         dynamic_shapes=(sizes,),
         input_names=["ids"],
         output_names=["logits"],
@@ -67,7 +64,7 @@ def _exported(run: Run, model: nn.Module, opset: int) -> Any:
     return program.model_proto
 
 
-def _recurrent(run: Run, model: nn.Module, opset: int) -> Any:
+def _recurrent(run: Run, model: nn.Module) -> Any:
     """By hand: torch's exporter unrolls recurrent kernels for one length."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -122,7 +119,7 @@ def _recurrent(run: Run, model: nn.Module, opset: int) -> Any:
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [*shape, run.model.vocab_size])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
 
 
 def load(run: Run, folder: Path) -> AbstractContextManager[Any]:
