@@ -113,7 +113,11 @@ def options(tmp_path: Path) -> gpu.Options:
     return gpu.Options(out=tmp_path, smoke_test=True)
 
 
-def test_a_folder_of_another_machine_or_purpose_is_refused(options: gpu.Options) -> None:
+def test_a_folder_of_another_machine_or_purpose_is_refused(
+    options: gpu.Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = subprocess.run([sys.executable, *gpu.FLASHMORE, "env", "--json"], capture_output=True, check=True)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)  # the same for both refusals
     (options.out / "notes.txt").write_text("theirs")
     with pytest.raises(UsageError, match="it has other files"):
         gpu._environment(options)

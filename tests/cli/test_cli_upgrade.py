@@ -133,15 +133,13 @@ def test_nothing_of_the_users_runs_by_default(folder: Path, call: Call) -> None:
     assert not (folder / "trap").exists()
 
 
-def test_git_applies_the_patch_and_a_second_run_changes_nothing(
-    folder: Path, process: Call, environment: dict[str, str]
-) -> None:
+def test_git_applies_the_patch_and_a_second_run_changes_nothing(folder: Path, call: Call) -> None:
     subprocess.run(["git", "init", "-q"], check=True)
-    patch = process("upgrade", ".", "--diff")
+    patch = call("upgrade", ".", "--diff")
     assert patch.returncode == 1
     (folder / "p.patch").write_text(patch.stdout, encoding="utf-8")
     subprocess.run(["git", "apply", "p.patch"], check=True)
-    again = process("upgrade", ".", "--diff")
+    again = call("upgrade", ".", "--diff")
     assert (again.returncode, again.stdout) == (0, "")
 
 

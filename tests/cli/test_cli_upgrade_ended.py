@@ -52,7 +52,7 @@ def read_until(fifo: int, wanted: bytes) -> None:
     ("name", "started", "code"),
     [
         ("SIGTERM", "helper", 143),
-        ("SIGHUP", "helper", 129),
+        pytest.param("SIGHUP", "helper", 129, marks=pytest.mark.long),
         pytest.param(
             "SIGKILL", "alone", -9, marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux alone")
         ),

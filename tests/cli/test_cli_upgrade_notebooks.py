@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -10,6 +9,8 @@ from typing import Any
 
 import nbformat
 import pytest
+
+from forks import Forks
 
 Call = Callable[..., CompletedProcess[str]]
 Refusal = Callable[..., str]
@@ -127,11 +128,11 @@ def test_comments_in_cells_ignore_places(folder: Path, call: Call) -> None:
     assert "a.ipynb: cell 4, line 6: no rule is called" in done.stderr
 
 
-def test_stdin_may_hold_a_notebook(folder: Path) -> None:
+def test_stdin_may_hold_a_notebook(folder: Path, environment: dict[str, str], forks: Forks) -> None:
     before = (folder / "a.ipynb").read_text(encoding="utf-8")
-    command = [sys.executable, "-m", "flashmore", "upgrade", "-", "--stdin-filename", "a.ipynb", "--write"]
-    done = subprocess.run(command, input=before, capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout == expected(before)
+    words = ("-m", "flashmore", "upgrade", "-", "--stdin-filename", "a.ipynb", "--write")
+    done = forks.run(words, environment, stdin=before.encode())
+    assert (done.returncode, done.stdout) == (0, expected(before))
     assert (folder / "a.ipynb").read_text(encoding="utf-8") == before
 
 

@@ -185,7 +185,7 @@ def test_a_run_that_is_written_again_is_intact(trial: Trial) -> None:
 
 def test_crafted_runs(trial: Trial) -> None:
     every = list(crafted(trial.material / trial.kind))
-    assert check_all(trial, every[:: 200 if trial.kind == "items" else 500], must_be_right=False) > 1
+    assert check_all(trial, every[:: 350 if trial.kind == "items" else 500], must_be_right=False) > 1
 
 
 @pytest.mark.faults

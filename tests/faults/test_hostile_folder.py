@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shlex import split
@@ -69,15 +68,23 @@ def test_a_working_directory_that_was_removed_is_told(tmp_path: Path) -> None:
     assert "it was deleted" in done.stderr
 
 
+LIMITED = """
+import resource, sys
+from flashmore.cli.main import main
+largest = 7500  # bytes: more than everything but the events
+resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(not find_spec("tensorboard"), reason="needs TensorBoard")
-def test_events_that_cannot_be_written_stop_no_training(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
+def test_events_that_cannot_be_written_stop_no_training(forks: Forks, tmp_path: Path) -> None:
+    pytest.importorskip("resource")
+    (tmp_path / "limited.py").write_text(LIMITED)
     (tmp_path / "names.txt").write_text("\n".join(first + second for first in "abcde" for second in "no"))
     words = split("train names.txt --model bigram --max-steps 90 --patience 0 --log-interval 1 --device cpu")
     words += ["--log-to", "tensorboard"]
-    largest = 7500  # bytes: more than everything but the events
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
-    done = run(*words, "--out", "run", folder=tmp_path, preexec_fn=limit)
+    done = forks.run((tmp_path / "limited.py", *words, "--out", "run"), os.environ, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "tensorboard no longer receives metrics" in done.stderr
     assert "Traceback" not in done.stderr

@@ -42,7 +42,7 @@ GIVE_UP_SECONDS = 900
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 FINE = (HEAD + ATTENTION).encode()
 Files = list[tuple[str, bytes]]
-SAMPLE = 97
+SAMPLE = 149
 """Of the files that are made by composition, every so-manieth is tried in the ordinary suite."""
 
 

@@ -114,7 +114,7 @@ def test_records(kind: str, jobs: Jobs, tmp_path: Path) -> None:
 
 
 def test_remembered_choices(jobs: Jobs, tmp_path: Path) -> None:
-    check_choices(jobs, tmp_path, every=160)
+    check_choices(jobs, tmp_path, every=320)
 
 
 @pytest.mark.faults
