@@ -158,7 +158,7 @@ def test_attention_refuses_what_it_cannot_compute(
     bigram: Path, on_text: Path, refused: Refused, tmp_path: Path
 ) -> None:
     assert "a run of a model with attention" in refused("attention", bigram, "anna")
-    assert "characters that the model has learned" in refused("attention", on_text, "Ω")
+    assert "characters in the model's vocabulary" in refused("attention", on_text, "Ω")
     assert "fits into the model's context" in refused("attention", on_text, "to be " * 10)
     assert "1 to 8 names" in refused("attention", on_text)
     for bad in ("3", "a:b", "-1:2"):

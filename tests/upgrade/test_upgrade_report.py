@@ -86,7 +86,7 @@ def test_the_text_says_what_was_tested_on_what_and_what_is_assumed() -> None:
     assert "3-5 f: FM001 rewritten: softmax" in text
     assert "fused only if not weights; otherwise the old lines run" in text
     assert "not tested: the shape of q is not known" in text
-    assert "tested on synthetic tensors: 1 cases equal; out" in text
+    assert "tested on synthetic tensors: 1 case equal; compared out" in text
     assert "assumes that it rains" in text
     assert "assumes that keys are numbers" in text
     assert text.endswith("2 files searched: 1 can be rewritten (1 tested), 0 refused, 0 already fused")

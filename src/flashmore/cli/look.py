@@ -40,7 +40,7 @@ def main(
 
     Args:
         file: A list, a table, a folder or `-` for stdin, as for `train`. If omitted, the built-in names.
-        column: Column with the items, in a CSV, TSV, JSON Lines or Parquet file.
+        column: Column with the items, in a CSV, TSV, JSON, JSON Lines or Parquet file.
         weight: With --column: column with the weights of the items.
         encoding: Encoding of the file.
         split: Percentages for train/validation/test, or `makemore`.
@@ -64,8 +64,9 @@ def _show(found: Overview) -> None:
     rows = table("", "")
     rows.add_row("items", f"{found.items:,} different in {found.lines:,} line{'s' * (found.lines != 1)}")
     rows.add_row("parts", ", ".join(f"{count:,} {name}" for name, count in found.parts.items()))
-    shares = ", ".join(f"{found.length(share)} at {share:.0%}" for share in (0.5, 0.95, 0.99))
-    rows.add_row("lengths", f"{min(found.lengths)} to {max(found.lengths)}; {shares} of the items")
+    shares = ", ".join(f"{share:.0%} up to {found.length(share)}" for share in (0.95, 0.99))
+    ends = f"{min(found.lengths)} to {max(found.lengths)}"
+    rows.add_row("lengths", f"{ends}; median {found.length(0.5)}, {shares}")
     frequent, rare = [*found.characters.items()][:CHARACTERS], [*found.characters.items()][CHARACTERS:]
     if (weights := found.weights) is not None:
         rows.add_row("weights", f"{weights.least:,g} to {weights.most:,g}, total {weights.total:,g}")

@@ -13,7 +13,7 @@ from flashmore.errors import ConfigError
 from flashmore.terminal import say, write_json
 
 EXAMPLES = 5
-"""Names that are said to be left out, of more."""
+"""Most left-out names to list."""
 
 
 @command("score")
@@ -26,14 +26,14 @@ def main(
     encoding: str = "utf-8",
     json: bool = False,
 ) -> int:
-    """Print the log-probability of names under a run's best weights, total and per character, with EOS.
+    """Print the log-probability of names under a run's best weights, total and per character, including EOS.
 
     Args:
         run: Folder or pack of the run.
         names: Names to score.
         file: Score the names in a file instead: a list, a table, a folder or `-` for stdin, as for `train`.
-            Names that the model cannot generate are left out, and said.
-        column: With --file: column with the names, in a CSV, TSV, JSON Lines or Parquet file.
+            Names that the model cannot generate are left out; the first few are listed on stderr.
+        column: With --file: column with the names, in a CSV, TSV, JSON, JSON Lines or Parquet file.
         encoding: With --file: encoding of the file.
         json: Print the result to stdout as JSON, and nothing else.
     """
@@ -62,7 +62,7 @@ def main(
     if json:
         write_json([asdict(name) for name in scored])
         return 0
-    numbers = ("log-probability", "a character")
+    numbers = ("log-probability", "per character")
     rows = table("name", "novelty", *numbers, numbers=numbers)
     for name in scored:
         logs = (f"{name.log_prob:.2f}", f"{name.log_prob_per_char:.3f}")

@@ -71,7 +71,7 @@ class Vocabulary:
         except KeyError:
             unknown = dict.fromkeys(character for character in text if character not in self._ids)
             found = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in unknown)
-            raise DataError("characters that the model has learned", found, self.summary) from None
+            raise DataError("characters in the model's vocabulary", found, self.summary) from None
 
     def decode_rows(self, ids: npt.NDArray[np.int64]) -> list[str]:
         """Decode rows of ids (B, T), each up to its first EOS or the end; a DataError for an unknown id."""

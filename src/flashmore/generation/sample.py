@@ -245,7 +245,7 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
 
 def _require_scorable(run: Run, texts: Sequence[str]) -> None:
     if problems := [found for text in texts if (found := why_unscorable(run, text))]:
-        wanted = f"names of 1 to {run.model.block_size - 1} characters that the model has learned"
+        wanted = f"names of 1 to {run.model.block_size - 1} characters, all in the model's vocabulary"
         raise DataError(wanted, "; ".join(problems), run.vocabulary.summary)
 
 

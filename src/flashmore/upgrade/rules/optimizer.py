@@ -32,7 +32,7 @@ _ASSUMED = (
     "no gradient is sparse",
 )
 _SGD = "fused SGD on the CPU leaves most 16-bit parameters as they are (pytorch/pytorch#191763)"
-_NOTE = "a checkpoint of its state from before keeps its setting: load_state_dict restores fused=None"
+_NOTE = "loading an optimizer state saved before this change restores fused=None"
 
 
 def find(_: Rule, parsed: Parsed) -> Iterator[Site]:

@@ -106,10 +106,11 @@ class Verification:
             return f"{'failed the test' if self.refuted else 'not tested'}: {self.why_not}"
         lines = [case for case in self.cases if case.name != WHOLE]
         tensors = sorted({tensor.name for case in lines for tensor in case.tensors}, key=_out_first)
-        counts = f"{self.count('equal')} cases equal"
+        equal = self.count("equal")
+        counts = f"{equal} case{'s' * (equal != 1)} equal"
         if (skipped := self.count("skipped")) > 0:
             counts += f", {skipped} rejected by the original"
-        return f"tested on {self.on}: {counts}; {', '.join(tensors)}{self._whole()}"
+        return f"tested on {self.on}: {counts}; compared {', '.join(tensors)}{self._whole()}"
 
     def _whole(self) -> str:
         whole = next((case for case in self.cases if case.name == WHOLE), None)
