@@ -68,10 +68,11 @@ class DataConfig:
     """The data and its split."""
 
     file: Positional[Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=_BUILT_IN)]] = None
-    """Text file with one item per line, a folder of such files, a prepared list, or `-` for stdin.
-    With --mode text: one long text, or a `.bin` file made by `flashmore prepare` or of 16-bit token ids."""
+    """Text file with one item per line, a table with --column, a folder of such files, a prepared list, or
+    `-` for stdin.
+    With --mode text: one long text, or a `.bin` file of 16-bit token ids, as `flashmore prepare` writes."""
     column: str | None = None
-    """Column with the items, in a CSV, TSV, JSON Lines or Parquet file."""
+    """Column with the items, in a CSV, TSV, JSON, JSON Lines or Parquet file."""
     weight: str | None = None
     """With --column: column with the weights of the items, such as frequencies."""
     mode: Literal["items", "text"] = BY_PRESET
@@ -152,12 +153,11 @@ class OptimConfig:
     beta2: float = BY_PRESET
     """AdamW's decay rate for the second moment."""
     ngram_smoothing: OpenFloat = BY_PRESET
-    """Weight of an n-gram model's predictions in the targets, against overfitting; 0 disables it."""
+    """Weight of an n-gram model's predictions in the targets, to reduce overfitting; 0 disables it."""
     teacher: tuple[str, ...] = ()
-    """Finished runs on the same items, whose mean predictions become a part of the targets: distillation. The
-    model then generalises better than each of them."""
+    """Distillation: finished runs on the same items, whose mean predictions become part of the targets."""
     teachers: OpenInt = BY_PRESET
-    """Number of runs to train first as such teachers, with other seeds; they are kept beside the run. Needs
+    """Distillation: number of teachers to train first, with other seeds; they are kept next to the run. Needs
     one process, and a file that can be read more than once."""
     weight_decay: OpenFloat = BY_PRESET
     """Decoupled weight decay."""
@@ -170,7 +170,7 @@ class OptimConfig:
     slices: int = 0
     """Cut each batch into this many slices and add up their gradients in a fixed order. With the same threads
     and speed-ups, the run is then the same, bit for bit, for every number of CPU processes that divides it.
-    0: one slice for each of --grad-accum steps of each process."""
+    0: --grad-accum slices for each process."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class RunConfig:
     """Under torchrun: `ddp` keeps a copy of the model in each process, `fsdp` shards it over them. `auto`
     shards if a copy does not fit in memory."""
     grad_accum: int = 1
-    """Compute the gradient of a batch in this many parts one after the other, which needs less memory."""
+    """Split each batch into this many parts and accumulate their gradients, which needs less memory."""
     activation_checkpointing: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = False
     """Recompute the activations of the transformer's blocks in the backward pass, which needs less memory."""
     cpu_offload: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = False
@@ -202,13 +202,14 @@ class RunConfig:
     log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
     save_seconds: float = 60.0
-    """Most seconds of training between checkpoints, which are lost if the process is killed."""
+    """Maximum seconds of training between checkpoints: what is lost if the process is killed."""
     keep: int = 2
-    """Number of newest checkpoints to keep, each with the one that has its best weights."""
+    """Number of newest checkpoints to keep; for each, the one with the lowest validation loss until then is
+    kept as well."""
     on_save_error: Literal["continue", "stop"] = "continue"
-    """While a checkpoint or the metrics cannot be saved: train on and try again, or stop."""
+    """If a checkpoint or the metrics cannot be saved: keep training and try again, or stop."""
     samples_every: int = 0
-    """Every N steps, write a few generated names to metrics.jsonl, for `flashmore page`; 0 writes none."""
+    """Steps between samples of generated names in metrics.jsonl, for `flashmore page`; 0 writes none."""
     log_to: tuple[str, ...] = ()
     """Trackers that receive the metrics: any of tensorboard, wandb, mlflow and trackio."""
 
@@ -237,9 +238,9 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
 
     preset: Preset = "names"
     """Set of defaults for the other options.
-    `names`: fitted to the data. `names-long`: a lower loss in a few minutes, by learning from three runs.
-    `makemore`: those of makemore. `shakespeare`, `gpt2-124m`: those of nanoGPT, for one long text;
-    `gpt2-355m`, `gpt2-774m` and `gpt2-1558m` are the larger sizes of GPT-2.
+    `names`: fitted to the data. `names-long`: a lower loss in a few minutes, by distillation from three runs.
+    `makemore`: as in makemore. `shakespeare`, `gpt2-124m`: as in nanoGPT, for one long text; `gpt2-355m`,
+    `gpt2-774m` and `gpt2-1558m` are the larger sizes of GPT-2.
     `shakespeare-fast`: the loss of `shakespeare` in less time."""
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ def main(
         runs: Folders or packs of finished runs.
         models: Models to train first with their default options, alone or in addition to the given runs.
         file: With --models: text file to train on. If omitted, the built-in names.
-        column: With --file: column with the items, in a CSV, TSV, JSON Lines or Parquet file.
+        column: With --file: column with the items, in a CSV, TSV, JSON, JSON Lines or Parquet file.
         max_steps: With --models: number of optimizer steps of each. If omitted, the model's default.
         out: With --models: folder for their runs.
         count: Number of names to generate from each.

@@ -24,7 +24,7 @@ SAMPLES_EVERY = 100
 def main(*, out: Path = Path("demo"), picture: Path = Path("demo/names.png")) -> int:
     """Train a bigram and a transformer on the built-in names, compare them, and time fused attention.
 
-    The two models also become a page, names.html, that makes names in the browser.
+    The two models are also written as a web page, names.html, that generates names in the browser.
 
     Args:
         out: Folder for the runs.

@@ -42,12 +42,11 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """Count what a training step needs on each of several GPUs or CPU processes, and predict its time.
+    """Estimate the memory, arithmetic and communication of a training step on GPUs or CPU processes.
 
     It takes the options of `flashmore train`; --parallel auto counts as ddp. With --device cpu it counts
-    what Gloo sends, otherwise NCCL. Memory, arithmetic and bytes are counted. The time is predicted if the
-    hardware is described, by options or by a record of benchmarks/scaling.py. docs/scaling.md compares counts
-    and predictions with measurements.
+    what Gloo sends, otherwise NCCL. It also predicts the time if the hardware is described by the options
+    below or by a record of benchmarks/scaling.py. docs/scaling.md compares estimates with measurements.
     """
 
     config: TrainConfig
@@ -55,15 +54,15 @@ class Estimate:
     ranks: Annotated[int, arg(aliases=("--gpus",))] = 1
     """Number of GPUs, or of CPU processes."""
     tflops: float | None = None
-    """Arithmetic that one of them attains in training, in 10¹² floating-point operations per second."""
+    """Arithmetic that a GPU or process attains in training, in 10¹² floating-point operations per second."""
     bandwidth_gb_s: float | None = None
-    """10⁹ bytes per second that one of them sends, while it receives as many."""
+    """Bandwidth at which it sends while receiving at the same rate, in 10⁹ bytes per second."""
     latency_us: float | None = None
-    """Microseconds of a message without content."""
+    """Latency of an empty message, in microseconds."""
     overlap: float | None = None
     """Share of the communication that is hidden behind arithmetic, from 0 to 1. If omitted, 0."""
     fit: Path | None = None
-    """Take what is not given from this record of benchmarks/scaling.py."""
+    """Take omitted values from this record of benchmarks/scaling.py."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 

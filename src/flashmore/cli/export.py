@@ -20,7 +20,7 @@ def main(
 ) -> int:
     """Export a run's best weights to the format of another library, and check them with that library.
 
-    The folder gets a check.json with the largest difference between the library's logits and ours.
+    The folder gets a check.json with the largest difference between the library's logits and flashmore's.
 
     Args:
         run: Folder or pack of the run.

@@ -40,8 +40,8 @@ class Generate:
     length: int | None = None
     """For a run on one long text: number of characters to generate. If omitted, 500."""
     stride: int | None = None
-    """For a run on one long text: by how many characters the window moves once the context is full. If
-    omitted, 1: each character follows the last --block-size ones. More is faster, with less context."""
+    """For a run on one long text: number of characters by which the window moves once the context is full. If
+    omitted, 1: each character depends on the last --block-size ones. More is faster, with less context."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 

@@ -12,13 +12,13 @@ from flashmore.terminal import say
 def main(source: Positional[Path], *, data: Path, out: Path, n_head: int | None = None) -> int:
     """Turn makemore's model.pt, nanoGPT's ckpt.pt, or a Hugging Face GPT-2 into a run.
 
-    No code in these files is executed. The run can do everything but resume training.
+    No code in these files is executed. An imported run supports everything except resuming training.
 
     Args:
         source: The checkpoint, or the folder of a Hugging Face model.
         data: What the model was trained on: the names, the text, or nanoGPT's `.bin` file.
         out: New or empty folder for the run.
-        n_head: Attention heads of a Transformer of makemore, whose checkpoint lacks them. If omitted, 4.
+        n_head: Attention heads of a makemore Transformer, which its checkpoint does not store. If omitted, 4.
     """
     require_writable("--out", out, folder=True)
 

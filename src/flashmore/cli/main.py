@@ -24,31 +24,31 @@ from flashmore.terminal import best_effort_stderr, say, write
 
 VERBS = {
     "train": "train a model on a list of names or one long text",
-    "warm": "compile the training step of a list ahead of time, for later runs",
-    "prepare": "prepare a large text or list for training, in one pass that can be interrupted",
+    "warm": "compile the training step ahead of time, for later runs",
+    "prepare": "convert a large list or text for training; can be interrupted",
     "look": "inspect a list before training: counts, characters, likely mistakes",
     "generate": "generate names or text from a run",
     "score": "print the log-probabilities of given names",
-    "page": "write a run as a web page that makes names and shows attention",
-    "play": "write this page and open it in the browser",
+    "page": "turn a run into a web page that generates names and shows attention",
+    "play": "write the page of a run and open it in the browser",
     "attention": "show what each attention head attends to in a name",
     "pack": "pack a run into one file to share, without the training items",
     "runs": "list the runs in a folder: losses, size, state",
     "verify": "check every file of a run for damage",
-    "export": "export a run for transformers, ONNX Runtime, torch.export or llama.cpp",
-    "import": "turn a model of makemore, nanoGPT or Hugging Face into a run",
+    "export": "export a run to transformers, ONNX Runtime, torch.export, llama.cpp",
+    "import": "import a makemore, nanoGPT or Hugging Face model as a run",
     "compare": "compare runs or models side by side",
     "bench": "benchmark attention backends, training steps and speed-ups",
-    "explain": "show which attention kernels can run, why others cannot, and PyTorch's pick",
-    "estimate": "count what a step needs on each of several GPUs, and predict its time",
+    "explain": "show which attention kernels can run a call, and why others cannot",
+    "estimate": "estimate memory, communication and time of a step on several GPUs",
     "choose": "measure and cache the fastest attention backend",
     "speedups": "list the speed-ups, their costs, and whether they work here",
-    "upgrade": "replace hand-written attention in your own code with fused attention",
-    "rule": "explain a rule of upgrade: what it replaces, and how exact that is",
+    "upgrade": "rewrite hand-written attention, norms and losses as fused calls",
+    "rule": "explain a rule of `upgrade`, with an example",
     "log": "send a run's metrics to an experiment tracker",
     "report": "turn benchmark records into an HTML page or Markdown",
-    "env": "print the versions, devices and cache folders, for a bug report",
-    "demo": "train, compare and benchmark on the built-in names, in about 1.5 minutes",
+    "env": "print versions, devices and cache folders, for bug reports",
+    "demo": "train, compare and benchmark on the built-in names (1.5 minutes)",
 }
 
 
@@ -168,8 +168,9 @@ def _help() -> str:
     verbs = "\n".join(f"  {verb:<10} {what}" for verb, what in VERBS.items())
     return (
         "usage: flashmore COMMAND [OPTIONS]\n\n"
-        "Train small character models with PyTorch's documented speed-ups,\n"
-        "and measure what each of them gains on this machine.\n\n"
+        "Learn from a list of names and generate new ones, measure what PyTorch's\n"
+        "speed-ups gain on this machine, and upgrade hand-written attention.\n\n"
         f"{verbs}\n\n"
-        "Run `flashmore COMMAND --help` for a command's options, `flashmore --version` for the version.\n"
+        "Run `flashmore COMMAND --help` for the options of a command,\n"
+        "`flashmore --version` for the version.\n"
     )

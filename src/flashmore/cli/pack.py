@@ -11,9 +11,9 @@ from flashmore.terminal import say
 
 @command("pack")
 def main(run: Positional[Path], *, out: Path, with_items: bool = False) -> int:
-    """Pack a finished run into one file. `generate`, `score`, `compare` and `explain` open it like a folder.
+    """Pack a finished run into one file, which commands that only read a run accept in place of its folder.
 
-    It contains the best weights, the vocabulary, the options and the result, but no items and no paths.
+    It contains the best weights, the vocabulary, the options and the result, but by default no items.
 
     Args:
         run: Folder of the run.

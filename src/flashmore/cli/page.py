@@ -17,9 +17,9 @@ ENDINGS = (".html", ".htm")
 def main(
     runs: Positional[tuple[Path, ...]], *, out: Path = Path("page.html"), without_data: bool = False
 ) -> int:
-    """Write a run as one self-contained web page that makes names, and shows attention and training.
+    """Turn a run into a self-contained web page that generates names and shows attention and training.
 
-    It works from disk or any web server, and loads nothing. Several runs are shown side by side.
+    It works from disk or any web server, and makes no requests. Several runs are shown side by side.
 
     Args:
         runs: Folders or packs of the runs.

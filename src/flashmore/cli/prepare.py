@@ -13,7 +13,7 @@ from flashmore.terminal import say
 
 @command("prepare")
 def main(file: Positional[Path], *, out: Path, mode: Mode = "items", encoding: str = "utf-8") -> int:
-    """Prepare a file for training: its characters as 16-bit ids, and a description in JSON beside them.
+    """Convert a file for training: write its characters as 16-bit ids, with a JSON description next to them.
 
     It is read once, in pieces, so it may be larger than memory. The same command continues an interrupted
     preparation. Then: flashmore train OUT, with the same --mode.

@@ -18,7 +18,7 @@ def main(
     *,
     all: bool = False,
 ) -> int:
-    """Explain a rule of `flashmore upgrade`: what it replaces, an example, and how exact that is.
+    """Explain a rule of `flashmore upgrade`: what it replaces, an example, and how exact the replacement is.
 
     Args:
         code: The rule's code, such as FM001, or its name.

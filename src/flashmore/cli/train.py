@@ -38,7 +38,7 @@ class Train:
 
     With --mode text, the file is one long text, which is split into windows of --block-size characters.
 
-    To resume an interrupted run: `flashmore train --resume RUN`, with few other options: see its --help.
+    To resume an interrupted run: `flashmore train --resume RUN`. With --help, it lists what can be changed.
     """
 
     config: TrainConfig
@@ -46,8 +46,8 @@ class Train:
     out: Path | None = None
     """New or empty folder for the run. If omitted, the first unused of runs/MODEL, runs/MODEL-2, …"""
     resume: Literal["auto"] | None = None
-    """`auto`: resume the run of the same options and data in --out, or the newest one in runs/; begin it if
-    there is none."""
+    """`auto`: resume the run with the same options and data in --out, or the newest one in runs/; start one
+    if there is none."""
     splits: int = 1
     """Train on this many random splits and report how the test loss varies. Only the first run is kept."""
     open: bool = False
@@ -80,7 +80,7 @@ class Resume:
     cpu_offload: bool | None = None
     """Whether to keep sharded weights and the optimizer in CPU memory."""
     save_seconds: float | None = None
-    """Most seconds of training between checkpoints."""
+    """Maximum seconds of training between checkpoints."""
     keep: int | None = None
     """Number of checkpoints to keep."""
     on_save_error: Literal["continue", "stop"] | None = None

@@ -19,7 +19,7 @@ Words = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True)
 class Upgrade:
-    """Find hand-written attention, norms, activations and losses in Python code, and fused replacements.
+    """Find hand-written attention, norms, activations and losses in Python code, and show fused replacements.
 
     By default, your code is only read: it is not run, and no file is changed. Exit code: 0 if there is
     nothing to rewrite or --write has written everything, 1 if something can be rewritten, 2 for an error or a
@@ -35,7 +35,7 @@ class Upgrade:
     run: str | None = None
     """A script and its arguments, such as "train.py --steps 3". Runs it to test rewrites on real inputs."""
     gain: bool = False
-    """With --example or --run: measure the speed-up of the tested rewrites, of each rule and together."""
+    """With --example or --run: measure the speed-up of the tested rewrites, by rule and in total."""
     write: bool = False
     """Write the tested rewrites to the files."""
     force: bool = False
@@ -47,21 +47,22 @@ class Upgrade:
     seconds: Annotated[float, tyro.conf.arg(metavar="S")] = 300.0
     """Time limit for --example or --run, in seconds."""
     output_format: Literal["full", "concise", "json", "github", "sarif"] = "full"
-    """The whole report, a line per place, JSON, annotations for GitHub Actions, or SARIF 2.1.0."""
+    """Full report, one line per place, JSON, annotations for GitHub Actions, or SARIF 2.1.0."""
     json: bool = False
     """The same as --output-format json."""
     select: Annotated[Words, tyro.conf.arg(metavar="CODES")] = ()
     """Rules to apply, separated by commas: codes, prefixes of codes, or ALL; see `flashmore rule --all`."""
     ignore: Annotated[Words, tyro.conf.arg(metavar="CODES")] = ()
-    """Rules not to apply, in the same form."""
+    """Rules to skip, in the same form."""
     exclude: Annotated[Words, tyro.conf.arg(metavar="PATTERNS")] = ()
-    """What to leave out of folders, separated by commas: patterns as in .gitignore."""
+    """Files and folders to skip: patterns as in .gitignore, separated by commas."""
     target_torch: Annotated[str | None, tyro.conf.arg(metavar="VERSION")] = None
-    """Oldest version of torch that rewrites may need, whatever the requirements of the project say."""
+    """Oldest version of torch to support: rewrites that need a newer one are refused. If omitted, the
+    project's requirements decide."""
     force_exclude: bool = False
-    """Leave out excluded files also if they are given as paths, as pre-commit does."""
+    """Skip excluded files even if they are given as paths, for tools such as pre-commit."""
     stdin_filename: Path | None = None
-    """With -: the name of the file that stdin holds."""
+    """With -: path of the file whose source is read from stdin."""
 
     @property
     def from_stdin(self) -> bool:

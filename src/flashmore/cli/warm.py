@@ -11,7 +11,7 @@ from flashmore.terminal import say
 
 @dataclass(frozen=True)
 class Warm:
-    """Compile the training step of `flashmore train` with the same options, and keep it in the cache.
+    """Compile the training step that `flashmore train` uses with the same options, and cache it.
 
     Later runs then train with the compiled step from the start, also on other lists whose batch size, model
     and other constants are the same; vocabulary and context are padded, so they may differ. `flashmore env`
