@@ -12,5 +12,5 @@ def page(rule: Rule) -> str:
     if not rule.needs:
         return f"{head}\n{text}"
     needs = [f"- `{what.rstrip('(=')}`: {first} or newer" for what, first in reversed(rule.needs)]
-    versions = "\n".join(["## Versions of torch", "", "What a rewrite may contain needs:", "", *needs, ""])
+    versions = "\n".join(["## Versions of torch", "", "A rewrite may use:", "", *needs, ""])
     return f"{head}\n{text}\n{versions}"
