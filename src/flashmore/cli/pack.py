@@ -13,7 +13,7 @@ from flashmore.terminal import say
 def main(run: Positional[Path], *, out: Path, with_items: bool = False) -> int:
     """Pack a finished run into one file, which commands that only read a run accept in place of its folder.
 
-    It contains the best weights, the vocabulary, the options and the result, but by default no items.
+    It contains the best weights, vocabulary, options and result, but no paths and, by default, no items.
 
     Args:
         run: Folder of the run.
