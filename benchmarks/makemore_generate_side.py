@@ -18,7 +18,7 @@ from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import draw, random_numbers
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.models.packed import PackedLinear, pack
+from flashmore.models.onednn import PackedLinear, pack
 from flashmore.runs import Run
 from makemore_model import import_makemore, their_model
 

@@ -24,7 +24,7 @@ from tyro.conf import Positional
 from comparison import Record, answer
 from flashmore.errors import UsageError
 from flashmore.generation.load import load_model
-from flashmore.models.packed import pack
+from flashmore.models.onednn import pack
 from flashmore.runs import Run
 
 TOGETHER = 16

@@ -41,7 +41,7 @@ from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continuations
 from flashmore.measuring.statistics import ratio, spread
 from flashmore.models.config import ModelConfig
-from flashmore.models.packed import PackedLinear, pack
+from flashmore.models.onednn import PackedLinear, pack
 from flashmore.models.registry import build
 from flashmore.share.gpt2 import our_weights
 

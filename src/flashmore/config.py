@@ -366,7 +366,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         return bool(self.teacher_option)
 
     @property
-    def soft_targets(self) -> float:
+    def soft_weight(self) -> float:
         """Share of the soft targets, of n-grams or of teachers, in the loss."""
         return TEACHERS_SHARE if self.distilled else self.ngram_smoothing
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import text_generation
 from flashmore.models.config import ModelConfig
-from flashmore.models.packed import pack
+from flashmore.models.onednn import pack
 from flashmore.models.registry import build
 from forks import Forks
 

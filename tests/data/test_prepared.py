@@ -96,7 +96,7 @@ def test_a_prepared_text_is_the_text(source: Path, tmp_path: Path) -> None:
     assert (same, same_size, text.parts) == (vocabulary, size, of_text.parts)
     folder = tmp_path / "run"
     folder.mkdir()
-    ranks = text.ranks
+    ranks = text.remap
     assert ranks is not None
     stored = of_text.stored(folder, vocabulary).ids(folder, vocabulary)
     np.testing.assert_array_equal(ranks[text.ids(folder, same)], stored)

@@ -91,7 +91,7 @@ def test_batches_are_those_of_the_items_in_memory(tmp_path: Path) -> None:
     items = items_of(list_, opened, opened.train)
     context = opened.longest + 3
     in_memory = encode_items(items, list_.vocabulary, context, "cpu")
-    on_disk = StoredSequences(opened.ids, opened.train, list_.ranks, context, "cpu")
+    on_disk = StoredSequences(opened.ids, opened.train, list_.remap, context, "cpu")
     indices = torch.tensor([3, 0, 3, len(items) - 1])
     for ours, theirs in zip(on_disk.take(indices), in_memory.take(indices), strict=True):
         assert torch.equal(ours, theirs)

@@ -12,9 +12,8 @@ from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import next_probabilities
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.text import continuations
-from flashmore.models import packed
 from flashmore.models.config import ACTIVATIONS, ModelConfig
-from flashmore.models.packed import PackedLinear, pack
+from flashmore.models.onednn import PackedLinear, pack
 from flashmore.models.registry import build
 
 V = 6
@@ -135,5 +134,5 @@ def test_all_linear_layers_of_a_float32_model_are_packed_and_share_their_weights
 
 def test_other_precisions_stay_as_they_are() -> None:
     kinds = {type(module) for module in pack(model_named("transformer", 4)).modules()}
-    assert packed.PackedLinear not in kinds
+    assert PackedLinear not in kinds
     assert nn.Linear in kinds

@@ -103,27 +103,27 @@ def test_every_form_of_a_batch_has_the_same_soft_targets(form: Form) -> None:
     sequences = encoded(*NAMES)
     data = ItemDataset(sequences, batch_size=5, seed=1, soft=partial(ngram_targets, vocab_size=V))
     batch = data.batch(3, form)
-    assert batch.smooth is not None
+    assert batch.soft_targets is not None
     real = batch.targets != IGNORE
     every = torch.split(Ngrams(sequences, V).left_out(SMOOTHING_ORDER), sequences.lengths.tolist())
     wanted = torch.cat([every[index] for index in data.order.indices(3).tolist()])
-    assert torch.equal(batch.smooth[real], wanted)
-    assert batch.smooth.shape == (*batch.targets.shape, V)
+    assert torch.equal(batch.soft_targets[real], wanted)
+    assert batch.soft_targets.shape == (*batch.targets.shape, V)
 
 
 def smoothed_batch(*, soft: Tensor | None = None) -> Batch:
     sequences = encoded(*NAMES)
     batch = ItemDataset(sequences, 4, soft=partial(ngram_targets, vocab_size=V)).batch(0, "trimmed")
-    return batch if soft is None else replace(batch, smooth=soft)
+    return batch if soft is None else replace(batch, soft_targets=soft)
 
 
 def test_the_minimised_loss_is_the_cross_entropy_with_mixed_targets() -> None:
     batch = smoothed_batch()
-    assert batch.smooth is not None
-    logits = torch.randn(*batch.smooth.shape, generator=torch.Generator().manual_seed(0))
+    assert batch.soft_targets is not None
+    logits = torch.randn(*batch.soft_targets.shape, generator=torch.Generator().manual_seed(0))
     minimised, loss = training_loss(logits, batch, 0.3)
     real = batch.targets != IGNORE
-    mixed = 0.3 * batch.smooth[real] + 0.7 * F.one_hot(batch.targets[real], V)
+    mixed = 0.3 * batch.soft_targets[real] + 0.7 * F.one_hot(batch.targets[real], V)
     assert minimised.item() == pytest.approx(F.cross_entropy(logits[real], mixed).item())
     assert loss.item() == pytest.approx(mean_loss(logits, batch.targets).item())
 
@@ -151,7 +151,7 @@ def test_the_flat_step_smooths_as_the_eager_one() -> None:
     plain = build(sizes, seed=1)
     unsmoothed = EagerStep(plain, replace(config, ngram_smoothing=0.0), CPU, fused=True)
     for number in range(3):
-        unsmoothed([[replace(data.batch(number, "packed"), smooth=None)]], [(1e-2, 0.0)])
+        unsmoothed([[replace(data.batch(number, "packed"), soft_targets=None)]], [(1e-2, 0.0)])
     assert losses[-1] < losses[0]
     assert torch.allclose(weights[0], weights[1], atol=1e-5)
     other = torch.cat([parameter.detach().flatten() for parameter in plain.parameters()])

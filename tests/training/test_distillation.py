@@ -54,9 +54,9 @@ def test_targets_are_the_mean_of_what_the_teachers_predict(teachers: tuple[str, 
     with torch.inference_mode():
         mean = (models[0](batch.ids).softmax(-1) + models[1](batch.ids).softmax(-1)) / 2
     real = batch.targets != IGNORE
-    assert batch.smooth is not None
-    torch.testing.assert_close(batch.smooth[real], mean[real], rtol=1e-5, atol=1e-6)
-    assert not batch.smooth[~real].any()
+    assert batch.soft_targets is not None
+    torch.testing.assert_close(batch.soft_targets[real], mean[real], rtol=1e-5, atol=1e-6)
+    assert not batch.soft_targets[~real].any()
 
 
 def test_a_run_is_resumed_without_its_teachers(teachers: tuple[str, ...], tmp_path: Path) -> None:

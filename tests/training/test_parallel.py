@@ -166,8 +166,8 @@ def gradient_of(config: TrainConfig, path: Path, dtype: torch.dtype) -> dict[str
     data = read_corpus(config).parts(config, CPU).train
     trainer = Trainer(config, run.model, data, CPU)
     model, batch = trainer.model.to(dtype), trainer.batch(0)
-    if batch.smooth is not None:
-        batch = replace(batch, smooth=batch.smooth.to(dtype))
+    if batch.soft_targets is not None:
+        batch = replace(batch, soft_targets=batch.soft_targets.to(dtype))
     training_loss(model(batch.ids), batch, config.ngram_smoothing)[0].backward()  # type: ignore[no-untyped-call]
     return {
         name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None

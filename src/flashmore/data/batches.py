@@ -54,7 +54,7 @@ class StoredSequences:
 
     Args:
         ids: of the whole list, on disk.
-        ranks: for each id on disk, the model's.
+        remap: for each id on disk, the model's.
         context: T.
         device: of the batches.
     """
@@ -63,11 +63,11 @@ class StoredSequences:
         self,
         ids: npt.NDArray[np.uint16],
         rows: Rows,
-        ranks: npt.NDArray[np.uint16],
+        remap: npt.NDArray[np.uint16],
         context: int,
         device: torch.device | str,
     ) -> None:
-        self._ids, self._rows, self._ranks, self._context, self._device = ids, rows, ranks, context, device
+        self._ids, self._rows, self._remap, self._context, self._device = ids, rows, remap, context, device
         self.lengths = torch.from_numpy(rows.lengths + np.int16(1))
         """(N,) int16 on the CPU: number of positions with a target, EOS included."""
 
@@ -77,7 +77,7 @@ class StoredSequences:
         starts, lengths = self._rows.starts[chosen, None], self._rows.lengths[chosen, None]  # (B, 1)
         within = np.arange(self._context)  # (T,)
         places = starts + np.minimum(within, lengths)  # (B, T), from the end on that of EOS
-        following = self._ranks[self._ids[places]].astype(np.int64)
+        following = self._remap[self._ids[places]].astype(np.int64)
         targets = np.where(within <= lengths, following, IGNORE)
         ids = np.full_like(following, EOS)
         ids[:, 1:] = following[:, :-1]
@@ -180,7 +180,7 @@ class Windows:
         part: start and stop.
         context: T.
         device: of the batches.
-        ranks: for each id on disk, the model's; None if they are the same.
+        remap: for each id on disk, the model's; None if they are the same.
 
     Raises:
         ConfigError: the part does not hold a window and the id after it.
@@ -192,7 +192,7 @@ class Windows:
         part: tuple[int, int],
         context: int,
         device: torch.device,
-        ranks: npt.NDArray[np.uint16] | None = None,
+        remap: npt.NDArray[np.uint16] | None = None,
     ) -> None:
         start, stop = part
         if not (0 <= start < stop <= len(ids) and stop - start > context >= 1):
@@ -200,7 +200,7 @@ class Windows:
             raise ConfigError(wanted, f"ids {start} to {stop}", "a longer part")
         self.ids = np.asarray(ids)  # a plain view: indexing a memory map has Python overhead
         self.start, self.stop, self.context, self.device = start, stop, context, device
-        self.ranks = ranks
+        self.remap = remap
 
     def random_starts(self, step: int, batch: int, seed: int) -> npt.NDArray[np.int64]:
         """Start positions of the batch of a step, drawn uniformly with replacement: a function of both."""
@@ -215,8 +215,8 @@ class Windows:
         places = starts[:, None] + np.arange(self.context + 1)  # (B, T + 1)
         inside = places < self.stop
         window = self.ids[np.minimum(places, self.stop - 1)]
-        if self.ranks is not None:
-            window = self.ranks[window]
+        if self.remap is not None:
+            window = self.remap[window]
         window = np.where(inside, window, 0).astype(np.int64)
         targets = np.where(inside[:, 1:], window[:, 1:], IGNORE)
         ids = torch.from_numpy(window[:, :-1].copy()).to(self.device)

@@ -98,7 +98,7 @@ class LongText:
         return self.kind == "tokens" or self.order is not None
 
     @property
-    def ranks(self) -> Ids | None:
+    def remap(self) -> Ids | None:
         """For each id on disk, the model's; None if they are the same."""
         if self.order is None:
             return None
@@ -117,7 +117,7 @@ class LongText:
         return replace(self, store_sha256=write_store(folder / STORE, self._make(vocabulary)))
 
     def ids(self, folder: Path, vocabulary: Vocabulary) -> Ids:
-        """Map the ids as they are on disk: (count,) uint16; see `ranks`.
+        """Map the ids as they are on disk: (count,) uint16; see `remap`.
 
         A missing or damaged token file in the run's folder is rebuilt.
 

@@ -67,7 +67,7 @@ class StoredItems:
         return Vocabulary.from_items(self.order[1:])
 
     @property
-    def ranks(self) -> Ids:
+    def remap(self) -> Ids:
         """For each id on disk, the model's."""
         found = np.searchsorted(self.vocabulary.points, points_of(self.order)) + 1
         found[0] = EOS
@@ -133,7 +133,7 @@ class OpenItems:
     """The ids of a prepared list, and its parts, each in the order of the hashes: a random one."""
 
     ids: Ids
-    """(S,), memory-mapped; see `StoredItems.ranks`."""
+    """(S,), memory-mapped; see `StoredItems.remap`."""
     longest: int
     """Most characters of an item."""
     train: Rows

@@ -24,7 +24,7 @@ from flashmore.generation.load import load_model, load_ngram
 from flashmore.generation.options import NAMES, GenerateOptions
 from flashmore.generation.text import continuations
 from flashmore.memory import largest_batch
-from flashmore.models.packed import pack
+from flashmore.models.onednn import pack
 from flashmore.models.registry import build
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import Run

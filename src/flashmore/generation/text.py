@@ -15,7 +15,7 @@ from flashmore.generation.cache import Decoder, decoder_for
 from flashmore.generation.draw import next_probabilities, pick, random_numbers, require_finite, seed_of
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
-from flashmore.models.packed import pack
+from flashmore.models.onednn import pack
 from flashmore.runs import Run
 
 LONGEST = 10**7

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmore.models.kv_cache import InOrder
-from flashmore.models.packed import norm
+from flashmore.models.onednn import norm
 
 
 class SingleStep:

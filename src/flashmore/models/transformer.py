@@ -18,7 +18,7 @@ from flashmore.backends.contract import attention, load_backend
 from flashmore.backends.packed import Segments, packed_attention
 from flashmore.models.config import ModelConfig
 from flashmore.models.kv_cache import Attend, InOrder
-from flashmore.models.packed import norm, product_and_sum
+from flashmore.models.onednn import norm, product_and_sum
 from flashmore.models.single import SingleStep
 
 

@@ -94,7 +94,7 @@ class Corpus:
                 return None
             require_memory_for_items(len(items), self.block_size)
             soft = None
-            if part == "train" and config.soft_targets:
+            if part == "train" and config.soft_weight:
                 asked = config.teacher_option or "--ngram-smoothing"
                 if not self.smoothable:
                     raise ConfigError(
@@ -112,7 +112,7 @@ class Corpus:
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
                 return None
-            return TextDataset(Windows(ids, bounds, self.block_size, device, ranks), batch_size, seed)
+            return TextDataset(Windows(ids, bounds, self.block_size, device, remap), batch_size, seed)
 
         def rows(opened: OpenItems, stored: StoredItems, part: str) -> Dataset | None:
             found: Rows = getattr(opened, part)
@@ -120,12 +120,12 @@ class Corpus:
                 found = Rows(found.starts[:EVALUATED], found.lengths[:EVALUATED])
             if not len(found.starts):
                 return None
-            sequences = StoredSequences(opened.ids, found, stored.ranks, self.block_size, device)
+            sequences = StoredSequences(opened.ids, found, stored.remap, self.block_size, device)
             return ItemDataset(sequences, batch_size, seed)
 
         split, unleaked = self.split, None
         if self.stored is not None:
-            if config.soft_targets:
+            if config.soft_weight:
                 asked = config.teacher_option or f"--ngram-smoothing {config.ngram_smoothing:g}"
                 valid = "omit it" if config.distilled else "--ngram-smoothing 0"
                 raise ConfigError("no soft targets for a prepared list", asked, valid)
@@ -144,7 +144,7 @@ class Corpus:
             bounds = {name: getattr(self.text.parts, name) for name in PARTS}
             described = ", ".join(f"{stop - start:,} {name}" for name, (start, stop) in bounds.items())
             described += f" characters in windows of {self.block_size:,}"
-            ranks = self.text.ranks
+            remap = self.text.remap
             if ids is None:
                 size = 16 * (self.block_size + 1)
                 ids = np.random.default_rng(0).integers(0, self.vocab_size, size=size).astype(np.uint16)

@@ -64,8 +64,8 @@ class CudaGraphStep:
         for kept, batch in zip(recording.batches, whole, strict=True):
             kept.ids.copy_(batch.ids)
             kept.targets.copy_(batch.targets)
-            if kept.smooth is not None and batch.smooth is not None:
-                kept.smooth.copy_(batch.smooth)
+            if kept.soft_targets is not None and batch.soft_targets is not None:
+                kept.soft_targets.copy_(batch.soft_targets)
         recording.rates.copy_(torch.tensor(rates))
         recording.graph.replay()
         return recording.loss.clone()  # the next replay overwrites it
@@ -76,7 +76,7 @@ class CudaGraphStep:
             Batch(
                 batch.ids.clone(),
                 batch.targets.clone(),
-                smooth=None if batch.smooth is None else batch.smooth.clone(),
+                soft_targets=None if batch.soft_targets is None else batch.soft_targets.clone(),
             )
             for batch in batches
         )

@@ -36,7 +36,7 @@ class Batch:
     """The same shape, `IGNORE` at padding."""
     segments: Segments | None = None
     """Item boundaries of packed tokens; None for rows."""
-    smooth: Tensor | None = None
+    soft_targets: Tensor | None = None
     """Soft targets: (…, V) float32, a distribution for each target, 0 at padding; None for none."""
     weights: Tensor | None = None
     """In an evaluation: the weights of the rows, (B,) float64 on the CPU; None if they are equal. A training
@@ -61,8 +61,8 @@ class Batch:
     def leave_length_open(self) -> None:
         """Mark the number of tokens as dynamic for torch.compile."""
         if self.segments is not None:
-            smooth = () if self.smooth is None else (self.smooth,)
-            for tensor in (self.ids, self.targets, self.segments.positions, self.segments.places, *smooth):
+            soft = () if self.soft_targets is None else (self.soft_targets,)
+            for tensor in (self.ids, self.targets, self.segments.positions, self.segments.places, *soft):
                 torch._dynamo.mark_dynamic(tensor, 0)
 
 
@@ -124,12 +124,12 @@ class ItemDataset:
         firsts = self._first_targets.index_select(0, indices)
         within = torch.arange(sequences.ids.size(1), device=lengths.device)  # (T,)
         rows = (firsts[:, None] + within)[within < lengths[:, None]]  # one item after another
-        smooth = self._soft_targets.index_select(0, rows)
+        soft = self._soft_targets.index_select(0, rows)
         if batch.segments is None:
-            padded = smooth.new_zeros((*batch.targets.shape, smooth.size(1)))
-            padded[batch.targets != IGNORE] = smooth
-            smooth = padded
-        return replace(batch, smooth=smooth)
+            padded = soft.new_zeros((*batch.targets.shape, soft.size(1)))
+            padded[batch.targets != IGNORE] = soft
+            soft = padded
+        return replace(batch, soft_targets=soft)
 
     @cached_property
     def _first_targets(self) -> Tensor:

@@ -23,7 +23,7 @@ from flashmore.errors import RunError
 from flashmore.files import INTACT, read_regular
 from flashmore.generation.load import load_model
 from flashmore.memory import largest_batch
-from flashmore.models.packed import pack
+from flashmore.models.onednn import pack
 from flashmore.runs import Run
 from flashmore.runs.pack import LARGEST, write
 from flashmore.runs.records import digest

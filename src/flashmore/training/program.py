@@ -100,7 +100,7 @@ def program_of(
         vocab_size = _multiple(sizes.vocab_size, VOCABULARY_MULTIPLE)
         sizes = replace(sizes, vocab_size=vocab_size, block_size=padded_context(sizes.block_size))
     constants = {name: getattr(config, name) for name in _CONSTANTS}
-    constants["ngram_smoothing"] = config.soft_targets  # wherever they are from
+    constants["ngram_smoothing"] = config.soft_weight  # wherever they are from
     packed, dtype = "pack" in speedups, str(torch.get_default_dtype())
     return Program(
         sizes, constants, config.batch_size, packed, mode_of(speedups), torch.get_num_threads(), dtype
@@ -147,7 +147,7 @@ def inputs_of(program: Program, batch: Batch) -> tuple[Tensor, ...]:
     """The tensors of a batch in the order in which a step takes them, with the padded sizes."""
     V, T = program.model.vocab_size, program.model.block_size
     segments, more = batch.segments, T - batch.fixed_sizes[1]
-    ids, targets, smooth = batch.ids, batch.targets, batch.smooth
+    ids, targets, smooth = batch.ids, batch.targets, batch.soft_targets
     extra: tuple[Tensor, ...] = ()
     assert batch.fixed_sizes[0] == program.rows
     if segments is None:
@@ -191,4 +191,4 @@ def example_of(program: Program) -> Batch:
     batch = shaped(ids, ids, lengths, "packed" if program.packed else "padded")
     if not program.constants["ngram_smoothing"]:
         return batch
-    return replace(batch, smooth=torch.zeros(*batch.ids.shape, V))
+    return replace(batch, soft_targets=torch.zeros(*batch.ids.shape, V))

@@ -58,23 +58,23 @@ def _not_16_bit(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def training_loss(logits: Tensor, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
+def training_loss(logits: Tensor, batch: Batch, soft_weight: float) -> tuple[Tensor, Tensor]:
     """The value to minimise and `mean_loss`, which differ where the batch has soft targets.
 
-    Each target is `smoothing` parts of a distribution and 1 - `smoothing` parts of the character that
+    Each target is `soft_weight` parts of a distribution and 1 - `soft_weight` parts of the character that
     follows: distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531), or, where it is that of
     n-grams, label smoothing (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7) that knows
     the context.
     """
-    if batch.smooth is None:
+    if batch.soft_targets is None:
         loss = mean_loss(logits, batch.targets, batch.characters)
         return loss, loss
     log_p = _not_16_bit(logits).log_softmax(-1)
     characters = (batch.targets != IGNORE).sum() if batch.characters is None else batch.characters
     hard = F.nll_loss(log_p.flatten(0, -2), batch.targets.flatten(), ignore_index=IGNORE, reduction="sum")
     loss = hard / characters
-    soft = -(batch.smooth * log_p).sum() / characters  # it is 0 at padding
-    return (1 - smoothing) * loss + smoothing * soft, loss
+    soft = -(batch.soft_targets * log_p).sum() / characters  # it is 0 at padding
+    return (1 - soft_weight) * loss + soft_weight * soft, loss
 
 
 def seed_dropout(batch: Batch) -> None:
@@ -139,7 +139,7 @@ class EagerStep:
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.together: Any = self.optimizers[0] if len(self.optimizers) == 1 else _Together(self.optimizers)
         self.grad_clip = config.grad_clip
-        self.smoothing = config.soft_targets
+        self.soft_weight = config.soft_weight
         self.precision = precision_of(config, device)
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
@@ -197,7 +197,7 @@ class EagerStep:
         """Add the gradient of a slice; returns its loss."""
         seed_dropout(batch)
         with self.precision():
-            minimised, loss = training_loss(self.forward(batch.ids, *batch.extra), batch, self.smoothing)
+            minimised, loss = training_loss(self.forward(batch.ids, *batch.extra), batch, self.soft_weight)
         if self.ranks.connected and not self.ordered:
             minimised = minimised * self.ranks.size  # of which PyTorch takes the mean over the ranks
         self.scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]
