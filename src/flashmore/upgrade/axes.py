@@ -27,6 +27,21 @@ class Refuse(Exception):
         self.advice = advice
 
 
+class UnknownAxis(Refuse):
+    """An axis that is counted from the front, of scores whose dimensions are unclear.
+
+    Args:
+        dim: the axis.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(
+            "the axis of the softmax is counted from the front, but the scores' dimensions are unclear",
+            "count from the end, as in dim=-1",
+        )
+        self.dim = dim
+
+
 def layouts(term: Term, base: Letters, shapes: Shapes) -> Letters | None:
     """The letters of a chain's result, given those of its product: None where they cannot be said."""
     product = next(each.value for each in term.walk() if each.kind == "product")
@@ -152,10 +167,8 @@ def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
             )
         at = position(layout, number(dim))
         if at is None:
-            raise Refuse(
-                "the axis of the softmax is counted from the front, but the scores' dimensions are unclear",
-                "count from the end, as in dim=-1",
-            )
+            asked = number(dim)
+            raise UnknownAxis(asked if isinstance(asked, int) else -1)
         letters.add(layout[at])
     if len(letters) != 1:
         raise Refuse("the branches take the softmax over different axes")

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,6 +11,7 @@ from flashmore.upgrade.axes import (
     OWN,
     Letters,
     Refuse,
+    UnknownAxis,
     layouts,
     layouts_of_weights,
     renamed,
@@ -63,6 +65,10 @@ class Attention:
     rows: Letters
     keys: Letters
     guards: list[tuple[Condition, str]] = field(default_factory=list)
+    rank: int | None = None
+    """The number of dimensions that a guard asks of tensors."""
+    asked: tuple[list[Value], ...] = ()
+    """These tensors, each with those of the same rank that it is made of."""
     products: tuple[Product, ...] = ()
     zeroed: bool = False
     """Whether rows whose keys are all hidden are set to zero after the softmax."""
@@ -135,13 +141,27 @@ def attention(
     Raises:
         Refuse: it is no attention, or one that must be left alone.
     """
+    try:
+        return _attention(flow, shapes, final, side, weights, chosen)
+    except UnknownAxis as unknown:
+        for rank in (unknown.dim + 1, unknown.dim + 2):  # the keys are the last axis, or the one before it
+            with suppress(Refuse):
+                return _attention(flow, Shapes(flow), final, side, weights, chosen, rank)
+        raise
+
+
+def _attention(
+    flow: Flow, shapes: Shapes, final: Value, side: int, weights: Term,
+    chosen: tuple[tuple[Condition, str], ...], rank: int | None = None,
+) -> Attention:  # fmt: skip
+    """The attention where its tensors have so many dimensions, if that is what its axes are counted from."""
     weights = specialised(weights, chosen, flow.tests)
     softmaxes = tuple(term.value for term in weights.walk() if term.kind == "softmax")
     scores = _scores(Scores(flow.module, shapes), weights)
     if isinstance(scores, Unfit):
         raise Refuse(scores.reason, scores.advice)
     scores = specialised(scores, chosen, flow.tests)
-    product = _ranks(_one_product(scores), final, side, shapes)
+    product, asked = _ranks(_one_product(scores), final, side, shapes, rank)
     guards = [
         *chosen,
         *(guard for tree in (scores, weights) for term in tree.walk() for guard in term.guards),
@@ -165,6 +185,7 @@ def attention(
     found = _axes(flow, shapes, product, scores, weights, layout, softmaxes, final, side)
     found.guards = [(_first_asked(condition, flow), reason) for condition, reason in guards]
     found.products = tuple(products.values())
+    found.rank, found.asked = rank, asked
     refuse_channels(found)
     check_zeros(found)
     return found
@@ -222,12 +243,22 @@ def chain_of(scores: Term, weights: Term) -> set[Value]:
     return found
 
 
-def _ranks(product: Product, final: Value, side: int, shapes: Shapes) -> Product:
-    """What is known of one tensor's rank holds for the others of the same attention."""
+def _ranks(
+    product: Product, final: Value, side: int, shapes: Shapes, rank: int | None
+) -> tuple[Product, tuple[list[Value], ...]]:
+    """What is known of one tensor's rank holds for the others of the same attention.
+
+    Where a guard asks for a rank, also the tensors that it has to ask.
+    """
     second = product_of(final, shapes)
     assert second is not None
     tensors = [*product.operands, second.operands[1 - side], product.value, second.operands[side]]
-    ranks = [rank for rank in map(shapes.rank, tensors) if rank is not None]
+    asked = []
+    for tensor in tensors[:3]:
+        if rank is not None and shapes.rank(tensor) is None:
+            asked.append(shapes.of_same_rank(tensor))
+            shapes.learn(asked[-1][-1], rank)
+    ranks = [known for known in map(shapes.rank, tensors) if known is not None]
     if MORE in product.out or MORE in second.out:
         for tensor in tensors:
             flat = "mm" in (product.value.op, final.op)
@@ -235,7 +266,7 @@ def _ranks(product: Product, final: Value, side: int, shapes: Shapes) -> Product
                 shapes.learn(tensor, max(ranks))
     again = product_of(product.value, shapes)
     assert again is not None
-    return again
+    return again, tuple(asked)
 
 
 def _scores(walker: Scores, weights: Term) -> Term | Unfit:

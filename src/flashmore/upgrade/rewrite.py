@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 
-from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.axes import Refuse, UnknownAxis
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.imports import import_edits
@@ -33,7 +33,7 @@ class Rewriting:
         self.text = words.text
         self.blocks = blocks
         self.guards = [condition for condition, _ in found.guards]
-        self.is_guarded = bool(self.guards or emission.asked or emission.half)
+        self.is_guarded = bool(self.guards or found.asked or emission.asked or emission.half)
 
     def statements(self) -> list[ast.stmt]:
         """Every statement that the rewriting touches, and the condition's own."""
@@ -233,6 +233,7 @@ class Rewriting:
                 text = f"({text})"
             if text not in tests:
                 tests.append(text)
+        tests += self.of_ranks()
         for node, text in self.emission.asked:
             if not stability.holds(node, first):
                 raise Refuse("the dropout changes before the values are multiplied")
@@ -240,6 +241,16 @@ class Rewriting:
         if self.emission.half is not None:
             tests.append(self.emission.half.guard(lambda node: stability.holds(node, first)))
         return " and ".join(tests)
+
+    def of_ranks(self) -> list[str]:
+        """What a guard asks of tensors whose axes are counted from the front."""
+        block, place, _ = self.region()
+        names = {value: name for name, value in self.found.flow.before.get(block[place], {}).items()}
+        named = [[names[each] for each in chain if each in names] for chain in self.found.asked]
+        if not all(named):
+            raise UnknownAxis(-1)
+        asked = " == ".join([*dict.fromkeys(f"{each[0]}.dim()" for each in named), str(self.found.rank)])
+        return [asked] if named else []
 
 
 def require_own_lines(statement: ast.stmt, text: Text) -> None:

@@ -105,7 +105,7 @@ def _without_notes(statements: list[ast.stmt]) -> list[str]:
 def _of_dtypes(rewriting: Rewriting, test: ast.expr) -> ast.expr | None:
     """What a guard's test asks beside the conditions, which hold in a test."""
     texts = [rewriting.words.condition(each) for each in rewriting.guards]
-    texts += [text for _, text in rewriting.emission.asked]
+    texts += [*rewriting.of_ranks(), *(text for _, text in rewriting.emission.asked)]
     asked = {ast.dump(each) for text in texts for each in _parts(parsed(text))}
     left = [each for each in _parts(test) if ast.dump(each) not in asked]
     return ast.BoolOp(ast.And(), left) if len(left) > 1 else left[0] if left else None

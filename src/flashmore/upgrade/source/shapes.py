@@ -5,7 +5,7 @@ from flashmore.upgrade.patterns.scales import NUMBER, classify
 from flashmore.upgrade.source.attributes import Attribute, rank_of
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.moved_shapes import MOVED
-from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
+from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, MOVES, SAME_SHAPE
 from flashmore.upgrade.source.sizes import Dims, broadcast, integers, pattern_axes, product, quotient
 from flashmore.upgrade.source.state import State
 
@@ -62,8 +62,19 @@ class Shapes:
     def learn(self, value: Value, rank: int) -> None:
         """Takes note of a tensor's rank."""
         self.ranks[value] = rank
-        self.known.pop(value, None)
+        self.known.clear()
         self.texts.clear()
+
+    def of_same_rank(self, value: Value) -> list[Value]:
+        """A tensor and those that it is made of by operations which keep the number of dimensions."""
+        found = [value]
+        while (value := found[-1]).args and value not in self.ranks:
+            tensors = [each for each in value.args if classify(each, self.module) != NUMBER]
+            alone = value.op in ARITHMETIC and len(tensors) == 1
+            if not (alone or value.op in SAME_SHAPE | MOVES | {"layer:Linear", "linear"}):
+                break
+            found.append(tensors[0] if alone else value.args[0])
+        return found
 
     def rank(self, value: Value) -> int | None:
         """How many dimensions a tensor has."""
