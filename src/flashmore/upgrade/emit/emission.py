@@ -55,6 +55,14 @@ class Emitter(Arguments, Replay):
 
     def _assume_dtypes(self) -> None:
         """A dtype of the values that only the caller knows is taken to be that of queries and keys."""
+        around = set(self.blocks.ancestors(self.pieces.at))
+        product = self.found.product.value.statement
+        for each in self.blocks.ancestors(product) if product is not None else ():
+            contexts = each.items if isinstance(each, ast.With) and each not in around else ()
+            if any("autocast" in ast.unparse(item.context_expr) for item in contexts):
+                self.result.assumptions.append(
+                    f"queries and keys may be cast to 16 bits by an autocast around the one in line {each.lineno}"
+                )
         if not all(own for own, _ in self._dtypes_of_cast_weights()):
             before = " before these are cast" if self.upcast else ""
             self.result.assumptions.append(f"values have the dtype of queries and keys{before}")

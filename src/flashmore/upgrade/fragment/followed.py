@@ -10,6 +10,7 @@ from flashmore.upgrade.emit.words import fresh
 from flashmore.upgrade.source.graph import Closure
 from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.scopes import arguments_of, bound_by, copied, dotted, is_note, own_nodes
+from flashmore.upgrade.verify.allowed import CONTEXTS
 
 _LIBRARIES = {
     "torch.nn.functional.": "F.", "torch.": "torch.", "math.": "math.", "numpy.": "np.", "einops.": "",
@@ -22,6 +23,8 @@ def of_library(full: str) -> str | None:
     """The name under which a test knows something of torch, math, NumPy or einops."""
     if full == "opt_einsum.contract":
         return "torch.einsum"  # which is the same for two operands
+    if full in CONTEXTS:
+        return full
     for prefix, name in _LIBRARIES.items():
         if full.startswith(prefix) and full[len(prefix) :].count(".") == 0:
             return name + full[len(prefix) :]

@@ -88,6 +88,11 @@ class _Cut(Cuts):
         self.kept = [  # flags are numbered in this order
             each for each in self.blocks.places if each in kept or self._renames(each)
         ]
+        self.contexts = [
+            item.context_expr
+            for each in dict.fromkeys(outer for one in self.kept for outer in self.blocks.ancestors(one))
+            for item in (each.items if isinstance(each, ast.With) else ())
+        ]
         self._inputs()
         old = self._side(block[first:last], block[last], final.node)
         changed = region(self.rewriting, self.changed)
@@ -126,6 +131,10 @@ class _Cut(Cuts):
             for each in self.blocks.ancestors(statement):
                 if isinstance(each, ast.If) and each is not statement:
                     self._flag(each.test)
+        for made in self.contexts:
+            for given in getattr(made, "keywords", ()):  # autocast(enabled=not self.full)
+                if given.arg == "enabled" and not isinstance(given.value, ast.Constant):
+                    self._flag(given.value)
         for tree in (self.found.scores, self.found.weights):
             for term in tree.walk():
                 if term.kind == "phi" and term.condition is not None and term.condition.node is not None:
@@ -142,8 +151,8 @@ class _Cut(Cuts):
 
     def _libraries(self) -> None:
         """`th.einsum` and `from torch import einsum` under the names that a test knows."""
-        for statement in self.kept:
-            for node in walk(statement):
+        for part in (*self.kept, *self.contexts):
+            for node in walk(part):
                 value = self.flow.seen.get(node) if isinstance(node, ast.expr) else None
                 if value is None or node in self.names:
                     continue

@@ -232,7 +232,8 @@ class Module:
         """
         for item in items:
             made = item.context_expr
-            full = self.qualified(made.func if isinstance(made, ast.Call) else made)
+            made = made.func if isinstance(made, ast.Call) else made
+            full = self.qualified(made)
             root = next(each.id for each in ast.walk(made) if isinstance(each, ast.Name)) if full else ""
             known = full == "contextlib.nullcontext" or full.startswith("torch.")
             if not known or self._is_own(root, function):
