@@ -61,7 +61,7 @@ class Emitter(Arguments, Replay):
             contexts = each.items if isinstance(each, ast.With) and each not in around else ()
             if any("autocast" in ast.unparse(item.context_expr) for item in contexts):
                 self.result.assumptions.append(
-                    f"queries and keys may be cast to 16 bits by an autocast around the one in line {each.lineno}"
+                    f"queries and keys may be cast to 16 bits by an autocast around line {each.lineno}"
                 )
         if not all(own for own, _ in self._dtypes_of_cast_weights()):
             before = " before these are cast" if self.upcast else ""
