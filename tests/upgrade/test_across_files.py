@@ -212,6 +212,9 @@ class Attention(torch.nn.Module):
 """
 
 
+OTHER = "class Other(nn.Module):\n    def forward(self, x):\n        return self.attend(x)[1]\n"
+
+
 @pytest.mark.parametrize(
     ("others", "verdict"),
     [
@@ -219,10 +222,16 @@ class Attention(torch.nn.Module):
         ({"other.py": "from model import Attention\n\nmodel = Attention()\n"}, "rewritten"),
         ({"other.py": "def draw(model, q):\n    return model.attend(q, q, q)[1]\n"}, "refused"),
         ({"other.py": "draw = 'attend'\n"}, "refused"),
+        ({"other.py": OTHER}, "rewritten"),
+        ({"other.py": OTHER.replace("nn.Module", "Attention")}, "refused"),
+        ({"other.py": OTHER.replace("class", "from model import Attention as A\n\n\nclass")}, "refused"),
+        ({"other.py": OTHER.replace("self.", "x.")}, "refused"),
         ({"other.py": "text = 'whom to attend to'  # not attend()\n"}, "rewritten"),
         ({"other.py": "what nobody can read, such as attend\n"}, "refused"),
         ({"__init__.py": "from .model import Attention\n"}, "refused"),
         ({"__init__.py": "from .model import *\n"}, "refused"),
+        ({"__init__.py": "from .parts import *\n", "parts.py": "import model\n"}, "rewritten"),
+        ({"__init__.py": "from .parts import *\n", "parts.py": "from .model import Attention\n"}, "refused"),
         ({"model.py": RETURNED + "\n\n__all__ = ['Attention']\n"}, "refused"),
     ],
 )
@@ -234,6 +243,41 @@ def test_weights_are_left_out_where_all_callers_are_known(
     assert ("return torch.nn.functional.scaled_dot_product_attention(" in after) == (verdict == "rewritten")
     if verdict == "rewritten":
         assert any("become None" in each for each in found.assumptions)
+
+
+HELD = (
+    RETURNED[: RETURNED.index("    def forward")].replace("attend", "forward")
+    + """
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super(Block, self).__init__()
+        self.attend = Attention()
+
+    def forward(self, x):
+        return self.attend(x, x, x)[0]
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("other", "verdict"),
+    [
+        ("from model import Block\n\nmodel = Block()\n", "rewritten"),
+        ("class Attention:\n    pass\n\n\nmodel = Attention()\n", "rewritten"),
+        ("from model import Attention\n\nmodel = Attention()\n", "refused"),
+        ("from model import Attention as A\n\nmodel = A()\n", "refused"),
+        ("import model\n\nlayer = model.Attention()\n", "refused"),
+        ("from model import *\n\nlayer = Attention()\n", "refused"),
+        ("def watch(model, see):\n    model.block.register_forward_hook(see)\n", "refused"),
+        ("def draw(model, x):\n    return model.attend(x, x, x)[1]\n", "refused"),
+        (OTHER.replace("nn.Module", "model.Block"), "refused"),
+    ],
+)
+def test_a_layer_leaves_out_its_weights_where_all_holders_are_known(
+    tmp_path: Path, other: str, verdict: str
+) -> None:
+    assert site(tmp_path, {"model.py": HELD, "other.py": other})[0].verdict == verdict
 
 
 LAYERS = """import torch

@@ -7,18 +7,35 @@ from functools import lru_cache
 
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.escape import stripped
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
-from flashmore.upgrade.source.replaced import beginning, stands_for
-from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, given_to, own_nodes
+from flashmore.upgrade.source.replaced import HOOK, beginning, stands_for
+from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, given_to, is_self, own_nodes
 from flashmore.upgrade.text import Text
 
-_SPECIAL = {"forward", "backward", "setup_context"}
+_SPECIAL = {"backward", "setup_context"}
 """What PyTorch calls."""
+_ITSELF = {"self", "self.forward", "self.__call__", "super().forward", "super().__call__"}
 Parents = dict[ast.AST, ast.AST]
+
+
+@dataclass(frozen=True)
+class Name:
+    """What callers call a function by.
+
+    Args:
+        text: the name.
+        of: the class whose `self` has it; None for a function of the module.
+        made: of an attribute that holds a layer, where it is stored.
+    """
+
+    text: str
+    of: Class | None
+    made: ast.AST | None = None
 
 
 @dataclass(frozen=True)
@@ -30,12 +47,14 @@ class Unused:
         calls: where the function is called, each with the flag that it passes; empty for none.
         flag: the flag, as the function reads it; empty where nobody reads the elements.
         last: the argument behind which the function takes the flag; None where it does not.
+        names: what the function is called by.
     """
 
     elements: tuple[ast.expr, ...]
     calls: tuple[tuple[ast.Call, str], ...]
     flag: str = ""
     last: ast.expr | ast.arg | None = None
+    names: tuple[Name, ...] = ()
 
     def edits(self, text: Text) -> list[Edit]:
         """What makes the elements None where nobody reads them."""
@@ -82,12 +101,13 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     }
     if len({index for index, _ in places}) != 1 or any("\n" in ast.unparse(each) for _, each in places):
         return None
-    calls = _calls(flow, next(iter(places))[0])
+    names = _names(flow)
+    calls = [call for each in names for call in _calls(flow, each, next(iter(places))[0])]
     elements = tuple(sorted((each for _, each in places), key=lambda each: each.lineno))
     flags = {flag for _, flag in calls if flag}
-    if not calls or len(flags) > 1:
+    if len(calls) < len(names) or not names or len(flags) > 1:
         return None
-    unused = Unused(elements, tuple(calls), "".join(flags))
+    unused = Unused(elements, tuple(calls), "".join(flags), names=tuple(names))
     if not flags or unused.flag.startswith("self."):
         return unused
     return _given_the_flag(unused, flow)
@@ -101,12 +121,60 @@ def _may_get(node: ast.AST, name: str) -> bool:
     return False
 
 
-def _calls(flow: Flow, index: int) -> list[tuple[ast.Call, str]]:
+def _names(flow: Flow) -> list[Name]:
+    """What a function is called by: for `forward` the attributes that hold objects of its class.
+
+    Empty where the class may be made or called in other ways, or a hook sees what it returns.
+    """
+    function, owner, parents = flow.function, flow.owner, _parents(flow.module)
+    if function.name != "forward":
+        return [Name(function.name, owner)]
+    if owner is None or any(map(HOOK.fullmatch, flow.module.attributes)):
+        return []
+    if any(ast.unparse(each.func) in _ITSELF for each in walk(owner.node) if isinstance(each, ast.Call)):
+        return []
+    found = []
+    for node in walk(flow.module.tree):
+        if getattr(node, "id", getattr(node, "attr", getattr(node, "value", None))) != owner.node.name:
+            continue
+        call = parents[node]
+        made = parents[call]
+        match call, made:
+            case ast.Call(func=ast.Name(id="super")), _:  # super(Attention, self).__init__()
+                continue
+            case ast.Call(func=func), ast.Assign(targets=[ast.Attribute(value=on, attr=name) as target]) if (
+                func is node and is_self(on) and (of := _class_around(made, flow.module)) is not None
+            ):
+                found.append(Name(name, of, target))
+            case _:
+                return []
+    return found
+
+
+def _class_around(node: ast.AST, module: Module) -> Class | None:
+    parents = _parents(module)
+    while not isinstance(node, ast.ClassDef | ast.Module):
+        node = parents[node]
+    found = module.classes.get(getattr(node, "name", ""))
+    return found if found is not None and found.node is node else None
+
+
+def _is_another(node: ast.Name | ast.Attribute, of: Class | None, module: Module) -> bool:
+    """Whether a name has nothing to do with an attribute of a class that has no subclasses."""
+    if of is None or any(of.below(module)):
+        return False
+    if isinstance(node, ast.Name):
+        return _function_around(node, _parents(module)) is not None
+    around = _class_around(node, module) if is_self(node.value) else None
+    return around is not None and around not in of.lineage()
+
+
+def _calls(flow: Flow, called: Name, index: int) -> list[tuple[ast.Call, str]]:
     """The calls of a function, each with the flag under which alone it uses an element of the result.
 
     Empty where a call uses it always, or where the file mentions the function otherwise.
     """
-    name, parents, calls = flow.function.name, _parents(flow.module), []
+    name, parents, calls = called.text, _parents(flow.module), []
     for node in walk(flow.module.tree):
         if isinstance(node, ast.Constant) and node.value == name:
             return []  # `getattr(self, "attend")`
@@ -115,10 +183,14 @@ def _calls(flow: Flow, index: int) -> list[tuple[ast.Call, str]]:
         if getattr(node, "id", getattr(node, "attr", None)) != name:
             continue
         assert isinstance(node, (ast.Name, ast.Attribute))
+        if node is called.made or _is_another(node, called.of, flow.module):
+            continue
         call = parents.get(node)
         if not isinstance(call, ast.Call) or call.func is not node:
             return []
         flag = "" if _leaves(call, index, parents) else _flag(call, index, parents, flow)
+        if called.made is not None and flag:  # the flag of another object
+            return []
         if flag is None:
             return []
         calls.append((call, flag))

@@ -1,6 +1,7 @@
 """The definitions that a file's imports lead to, in other files of its project: read, never imported."""
 
 import ast
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from flashmore.upgrade.project.imports import INIT, Imports, Parts
 from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.project.walk import around_package, project_files, root_of
 from flashmore.upgrade.source.module import Found, Module
+from flashmore.upgrade.source.replaced import HOOK
+from flashmore.upgrade.source.scopes import is_self, last
 
+_HOOK = re.compile(HOOK.pattern.encode())
 MOST_MODULES = 50
 """So many other files are read for the names of one."""
 
@@ -140,11 +144,7 @@ class Definitions:
     ) -> Found | str | None:
         """What `from other import *` brings, where just one such import brings it."""
         found: list[Found | str] = []
-        for full in _stars(module.tree):
-            parts, level = tuple(full.lstrip(".").split(".")), len(full) - len(full.lstrip("."))
-            there = self.imports.module(path, tuple(each for each in parts if each), level)
-            if there is None or names[0].startswith("_"):
-                continue
+        for there in self._stars(path, module.tree) if not names[0].startswith("_") else ():
             other = self.module(there) if there in self.imports.files else None
             if other is None or ("__all__" in other.meanings and names[0] not in _exported(other)):
                 continue
@@ -152,17 +152,36 @@ class Definitions:
                 found.append(one)
         return found[0] if len(found) == 1 else None
 
-    def exports(self, module: Module, name: str, symbol: str) -> bool:
-        """Whether other files mention a function's name, or a package passes its class on."""
-        head, texts = symbol.partition(".")[0], texts_around(self.path.parent)
+    def _stars(self, path: Path, tree: ast.Module) -> Iterator[Path]:
+        """The files of which a file imports all names."""
+        for each in tree.body:
+            if isinstance(each, ast.ImportFrom) and any(name.name == "*" for name in each.names):
+                parts = tuple((each.module or "").split(".")) if each.module else ()
+                if (there := self.imports.module(path, parts, each.level)) is not None:
+                    yield there
+
+    def exports(self, module: Module, name: str, of: str) -> bool:
+        """Whether other files may use a name of a module, or a package passes it on.
+
+        Args:
+            module: the module.
+            name: the name: of a function or a class, or of an attribute of `self`.
+            of: the class whose attribute it is; empty if it is none.
+        """
+        head, texts = of or name, texts_around(self.path.parent)
         listed = {str(each.value) for each in ast.walk(module.constants.get("__all__", ast.Constant(None)))
                   if isinstance(each, ast.Constant)}  # fmt: skip
-        others = (path for path in texts.mentioning({name}) if path != self.path)
+        others = (path for path in texts.mentioning({name, head}) if path != self.path)
         packages = [path for path in texts.files if path.name == INIT and path != self.path]
-        passed_on = any(b"import *" in texts.of(path) for path in packages)
-        passed_on |= not set(packages).isdisjoint(texts.mentioning({head}))
+        if not of and name in module.classes and texts.matching(_HOOK):
+            return True  # one may see what a layer of this class returns
+        with_head = {self.path, *texts.mentioning({head})}
+        passed_on = not with_head.isdisjoint(packages)
+        for path in packages:
+            tree = _tree(texts.of(path)) if b"import *" in texts.of(path) else ast.Module([], [])
+            passed_on |= tree is None or not with_head.isdisjoint(self._stars(path, tree))
         named = passed_on or bool({name, head} & listed)
-        return named or any(_names(texts.of(path), name) for path in others)
+        return named or any(_uses(texts.of(path), name, of) for path in others)
 
     def reads(self, name: str) -> bool:
         """Whether another file may read a variable of this one, since it mentions both by name."""
@@ -175,21 +194,32 @@ class Definitions:
         return self._starred(module.path or self.path, module, (name,), set())
 
 
-def _stars(tree: ast.Module) -> Iterator[str]:
-    """The modules of which all names are imported."""
-    for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and any(each.name == "*" for each in statement.names):
-            yield "." * statement.level + (statement.module or "")
+def _uses(source: bytes, name: str, of: str) -> bool:
+    """Whether a file's code may use what has a name in another file: see `exports`.
 
-
-def _names(source: bytes, name: str) -> bool:
-    """Whether a name, or a text that is one, stands in a file's code: not in its comments and sentences."""
+    `self.name` in a class that does not inherit from the other one is something else, and so is what the file
+    defines itself.
+    """
     try:
-        nodes = ast.walk(ast.parse(source))
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return True
-    fields = ("id", "attr", "name", "asname", "value")
-    return any(name in [getattr(each, field, None) for field in fields] for each in nodes)
+    nodes, imported = [*ast.walk(tree)], [each for each in ast.walk(tree) if isinstance(each, ast.alias)]
+    if any(each.name == "*" or name in (each.name, each.asname) for each in imported) and not of:
+        return True
+    own = {each.name for each in tree.body if isinstance(each, ast.ClassDef | ast.FunctionDef)}
+    classes = [each for each in nodes if isinstance(each, ast.ClassDef)]
+    derived = any(last(base) == of for each in classes for base in each.bases)
+    if of and (derived or any(each.name == of and each.asname for each in imported)):
+        return True
+    on_self = {id(node) for each in classes if of for node in ast.walk(each)
+               if isinstance(node, ast.Attribute) and is_self(node.value)}  # fmt: skip
+    asked = [
+        each
+        for each in nodes
+        if id(each) not in on_self and not (isinstance(each, ast.Name) and (of or name in own))
+    ]
+    return any(name in [getattr(each, field, None) for field in ("id", "attr", "value")] for each in asked)
 
 
 def _exported(module: Module) -> set[str]:

@@ -57,10 +57,15 @@ class Changed(ABC):
 
     def without_weights(self, chain: Term) -> Site | None:
         """The attention of a function as if it returned None for weights that nobody asks for."""
-        module, name = self.flow.module, self.flow.function.name
-        exported = module.elsewhere is not None and module.elsewhere.exports(module, name, self.name)
-        unused = None if exported else unused_weights(self.flow, {term.value for term in chain.walk()})
+        module, owner = self.flow.module, self.flow.owner
+        unused = unused_weights(self.flow, {term.value for term in chain.walk()})
         if unused is None:
+            return None
+        name = " and ".join(dict.fromkeys(each.text for each in unused.names))
+        asked = {(each.text, each.of.node.name if each.of is not None else "") for each in unused.names}
+        if owner is not None and any(each.made for each in unused.names):
+            asked.add((owner.node.name, ""))
+        if module.elsewhere is not None and any(module.elsewhere.exports(module, *each) for each in asked):
             return None
         made = self._after([*unused.edits(self.text)], self.depth)
         if made is None:
