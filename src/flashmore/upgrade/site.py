@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from flashmore.upgrade.notebooks.notebook import Notebook
 
 Verdict = Literal["rewritten", "refused", "already fused", "failed", "advice"]
+NAN_ROWS = "rows whose keys are all masked are NaN now, and may become zeros"
+"""What a rewrite of a mask of -inf takes for granted, and a test of it."""
 Dtype = Literal["float", "bool", "int"]
 Role = Literal["tensor", "mask", "bias", "scale", "dropout", "softmax", "number", "flag", "size"]
 

@@ -28,6 +28,8 @@ class Arguments(Zeros):
         arguments: list[str] = []
         fills = [each for each in found if each.term.kind == "fill"]
         adds = [each for each in found if each.term.kind == "add"]
+        if FINITE in kinds(fills) and len({self._size(each) for each in fills}) > 1:
+            raise Refuse("finite fills of different sizes: rows that only both hide together would change")
         if (fills and adds) or len(adds) > 1:
             raise Refuse("masks are filled in and biases are added")
         if len(fills) == 1 and is_causal(self.found, fills[0]):
@@ -48,6 +50,12 @@ class Arguments(Zeros):
         self._write_call(q, arguments, scale)
         self._check_needed()
         return self.result
+
+    def _size(self, step: Step) -> object:
+        """What a fill writes."""
+        fill = step.term.detail[1]
+        assert isinstance(fill, Value)
+        return fill.key if (known := number(fill)) is None else known
 
     def _require_two_dimensions(self, masks: list[Step]) -> None:
         """Refuse a mask that is a number or a vector, which broadcasts to scores, but is no `attn_mask`."""

@@ -117,7 +117,7 @@ class Replay(Zeros):
         if plain and simple is not None and self.found.layout == (*self.found.batch, "l", "s"):
             step = Step(fills[0], simple.get(fills[0]))
             return keep(step, self.pieces).hidden, test(step, self.pieces)
-        return f"{bias} == {self._fill_of_rows() or f'{self._torch()}.finfo({bias}.dtype).min'}", None
+        return f"{bias} {self._is_fill(bias)}", None
 
     def _may_overflow(self) -> bool:
         """Whether the lowest number of float32 may stand in the bias, which autocast would make -inf."""
@@ -128,8 +128,8 @@ class Replay(Zeros):
         )
         return lowest and any(term.kind in ("add", "cast") for term in terms)
 
-    def _fill_of_rows(self) -> str:
-        """The one value that all finite fills write, if it is there in the end: "" for the lowest."""
+    def _is_fill(self, bias: str) -> str:
+        """What tells the one value that all finite fills write, if it is there in the end."""
         terms = list(self.found.scores.walk())
         fills = [term for term in terms if term.kind == "fill"]
         between = any(
@@ -145,9 +145,11 @@ class Replay(Zeros):
             )
         node = operand(self.flow, fills[0].value.node, values[0])
         if node is not None and self.pieces.stability.holds(node, self.pieces.at):
-            return self.words.flat(node)
+            return f"== {self.words.flat(node)}"
         if is_lowest(values[0]):
-            return ""
+            return f"== {self._torch()}.finfo({bias}.dtype).min"
+        if (known := number(values[0])) is not None:  # which a product with a mask may have rounded
+            return f"< {known / 2}"
         raise Refuse("the mask changes before the values are multiplied")
 
     def _rows_of_bias(self, q: str, bias: str, name: str, hidden: str, when: str | None) -> str:
@@ -288,9 +290,11 @@ def _conditions(term: Term) -> dict[Term, Condition | None] | None:
             if has_two or (condition is not None and has_one):
                 return False
             shared = set(two.walk())
-            for inner in one.walk():
-                if inner.kind == "fill" and inner not in shared:
-                    found[inner] = each.condition
+            own = [inner for inner in one.walk() if inner not in shared]
+            fills = {inner for inner in own if inner.kind == "fill"}
+            if any(inner.kind == "phi" and not fills.isdisjoint(inner.walk()) for inner in own):
+                return False  # under two tests
+            found.update(dict.fromkeys(fills, each.condition))
             return see(two, condition)
         return all(see(inner, condition) for inner in each.inner)
 

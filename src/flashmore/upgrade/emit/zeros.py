@@ -6,7 +6,7 @@ from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.emit.words import atom, is_atom
 from flashmore.upgrade.emit.writer import Writer
 from flashmore.upgrade.patterns.products import Product
-from flashmore.upgrade.site import Edit
+from flashmore.upgrade.site import NAN_ROWS, Edit
 from flashmore.upgrade.source.nodes import operand
 
 _ZEROS = "# zeros with the shape of the scores: the call below computes the product"
@@ -17,7 +17,7 @@ class Zeros(Writer):
 
     def _rows_of_nan(self) -> None:
         if not self.found.without_nans:
-            self.result.assumptions.append("rows whose keys are all masked are NaN now, and may become zeros")
+            self.result.assumptions.append(NAN_ROWS)
 
     def _zero_product(self) -> None:
         for product in self.found.products:

@@ -183,7 +183,9 @@ class _Cut(Cuts):
                     asked = self._replaced(test)
                     below = (*within, ast.dump(test))
                     first, second = self._statements(one, below), self._statements(two, (*below, "else"))
-                    if first or second:
+                    if isinstance(one[-1], ast.Raise):
+                        made += second
+                    elif first or second:
                         made.append(ast.If(asked, first or [ast.Pass()], second))
                 case ast.For(target=target, iter=source, body=inner, orelse=[]):
                     given = self._replaced(source)

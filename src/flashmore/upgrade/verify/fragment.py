@@ -8,7 +8,7 @@ from itertools import groupby, product
 
 import torch
 
-from flashmore.upgrade.site import Fragment, Input
+from flashmore.upgrade.site import NAN_ROWS, Fragment, Input
 from flashmore.upgrade.verify import coverage
 from flashmore.upgrade.verify.allowed import NotAllowed
 from flashmore.upgrade.verify.case import LinesRaised, MakeArguments, Setting, run_cases
@@ -267,8 +267,7 @@ def _assumes_a_bias_away(fragment: Fragment) -> bool:
 def _assumed(cases: Sequence[CaseResult], fragment: Fragment) -> Iterator[str]:
     if any("NaN" in tensor.verdict or "finite" in tensor.verdict for c in cases for tensor in c.tensors):
         masked = any(is_mask(given) or given.role == "bias" for given in fragment.inputs)
-        where = "all keys of a row are masked, the original is NaN and" if masked else "the original is NaN,"
-        yield f"where {where} the rewrite may be finite"
+        yield NAN_ROWS if masked else "where the original is NaN, the rewrite may be finite"
     if any(case.detail == MASKED_ROWS for case in cases):
         yield "no gradient comes from rows whose keys are all masked: fused kernels compute another one"
     if any(is_mask(given) for given in fragment.inputs):
