@@ -13,6 +13,7 @@ from flashmore.upgrade.emit.words import Words
 from flashmore.upgrade.emit.writer import Emission
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.site import Edit
+from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.functions import whole
 from flashmore.upgrade.source.nodes import Blocks, Stability
 from flashmore.upgrade.source.scopes import MODULE, Function
@@ -245,7 +246,11 @@ class Rewriting:
     def of_ranks(self) -> list[str]:
         """What a guard asks of tensors whose axes are counted from the front."""
         block, place, _ = self.region()
-        names = {value: name for name, value in self.found.flow.before.get(block[place], {}).items()}
+        flow = self.found.flow
+        names = {value: name for name, value in flow.before.get(block[place], {}).items()}
+        for each in (each for chain in self.found.asked for each in chain if each.op == "selfattr"):
+            if isinstance(each.detail, Attribute) and each.detail.path not in flow.stored:
+                names[each] = each.detail.path
         named = [[names[each] for each in chain if each in names] for chain in self.found.asked]
         if not all(named):
             raise UnknownAxis(-1)

@@ -14,7 +14,7 @@ from flashmore.upgrade.source.graph import Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.reaching import Reaching
 from flashmore.upgrade.source.replaced import HOOK, beginning, stands_for
-from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, given_to, is_self, own_nodes
+from flashmore.upgrade.source.scopes import SEE_LOCALS, Function, given_to, is_self, last, own_nodes
 from flashmore.upgrade.text import Text
 
 _SPECIAL = {"backward", "setup_context"}
@@ -91,7 +91,7 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     if function.name in _SPECIAL or function.name.startswith("__"):
         return None
     decorators = [each for each in function.decorator_list if getattr(each, "id", "") != "staticmethod"]
-    if decorators or function.returns is not None:  # an annotation would no longer be true
+    if decorators:
         return None
     places = {
         (index, element)
@@ -102,15 +102,29 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     if len({index for index, _ in places}) != 1 or any("\n" in ast.unparse(each) for _, each in places):
         return None
     names = _names(flow)
-    calls = [call for each in names for call in _calls(flow, each, next(iter(places))[0])]
+    index = next(iter(places))[0]
+    calls = [call for each in names for call in _calls(flow, each, index)]
     elements = tuple(sorted((each for _, each in places), key=lambda each: each.lineno))
     flags = {flag for _, flag in calls if flag}
     if len(calls) < len(names) or not names or len(flags) > 1:
         return None
+    if function.returns is not None:  # Tuple[Tensor, Tensor] would no longer be true
+        kind = _returned_type(function.returns, index)
+        if kind is None or flags:
+            return None
+        elements = (kind, *elements)
     unused = Unused(elements, tuple(calls), "".join(flags), names=tuple(names))
     if not flags or unused.flag.startswith("self."):
         return unused
     return _given_the_flag(unused, flow)
+
+
+def _returned_type(returns: ast.expr, index: int) -> ast.expr | None:
+    """Of `Tuple[Tensor, Tensor]` one of the types."""
+    match returns:
+        case ast.Subscript(value=of, slice=ast.Tuple(elts=kinds)) if last(of) in ("Tuple", "tuple"):
+            return kinds[index] if index < len(kinds) else None
+    return None
 
 
 def _may_get(node: ast.AST, name: str) -> bool:

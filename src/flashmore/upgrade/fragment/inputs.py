@@ -25,6 +25,11 @@ def _is_constant(value: Value | None) -> bool:
     return value is not None and (value.args[0] if made else value).op == "const"
 
 
+def _are_one_attribute(one: Value | None, two: Value | None) -> bool:
+    """Whether two expressions read the same attribute of `self`, which nothing stores in between."""
+    return one is not None and two is not None and one.op == "selfattr" == two.op and one.key == two.key
+
+
 class Inputs:
     """Names for the expressions that are cut out.
 
@@ -78,11 +83,13 @@ class Inputs:
             )
         ]
         key, value = (self.flow.seen.get(node) for _, _, node, _ in parts[1:])
-        if key is value:
+        if key is value or _are_one_attribute(key, value):
             self.axes.letter["e"] = "D"
         known = self.operands
         for which, wanted, node, letters in parts:
             seen = self.flow.seen.get(node)
+            if (one := next((each for each in known if _are_one_attribute(each, seen)), None)) is not None:
+                known[seen] = known[one]
             if seen in known:
                 self.names[node] = known[seen]
                 continue
