@@ -1,6 +1,7 @@
 """Weights that a function returns, and that its callers use under one flag or not at all."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +20,8 @@ from flashmore.upgrade.text import Text
 
 _SPECIAL = {"backward", "setup_context"}
 """What PyTorch calls."""
+_CALLS_LAYERS = re.compile(rf"{HOOK.pattern}|children|named_children|_modules")
+"""What sees the results of layers that it does not name."""
 _ITSELF = {"self", "self.forward", "self.__call__", "super().forward", "super().__call__"}
 Parents = dict[ast.AST, ast.AST]
 
@@ -143,7 +146,7 @@ def _names(flow: Flow) -> list[Name]:
     function, owner, parents = flow.function, flow.owner, _parents(flow.module)
     if function.name != "forward":
         return [Name(function.name, owner)]
-    if owner is None or any(map(HOOK.fullmatch, flow.module.attributes)):
+    if owner is None or any(map(_CALLS_LAYERS.fullmatch, flow.module.attributes)):
         return []
     if any(ast.unparse(each.func) in _ITSELF for each in walk(owner.node) if isinstance(each, ast.Call)):
         return []
