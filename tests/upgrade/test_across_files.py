@@ -245,6 +245,50 @@ def test_weights_are_left_out_where_all_callers_are_known(
         assert any("become None" in each for each in found.assumptions)
 
 
+PADDED = """import torch
+from batches import pad
+
+
+def attend(q, k, v, lengths):
+    q, hidden = pad(q, lengths)
+    scores = q @ k.transpose(-2, -1)
+    scores = scores.masked_fill(hidden[:, None], float("-inf"))
+    v, _ = pad(v, lengths)
+    return torch.softmax(scores, dim=-1) @ v
+"""
+PAD = """def pad(x, lengths):
+    most = lengths.max().item()
+    most += 1
+    new = [each.new_zeros(most, x[0].shape[-1]) for each in x]
+    hidden = x[0].new_ones(len(x), most).bool()
+    for at, each in enumerate(lengths.tolist()):
+        new[at][:each] = x[at]
+        hidden[at][:each] = False
+    return new, hidden
+"""
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, "rewritten"),
+        ({".item()": ""}, "refused"),
+        ({"new[at][:each] = x[at]": "x[at][:each] = new[at]"}, "refused"),
+        ({"[each.new_zeros(most, x[0].shape[-1]) for each in x]": "[each for each in x]"}, "refused"),
+        ({"hidden = x[0].new_ones(len(x), most).bool()": "hidden = x.hidden"}, "refused"),
+    ],
+)
+def test_a_helper_of_another_file_may_only_change_what_it_makes(
+    tmp_path: Path, changed: dict[str, str], verdict: str
+) -> None:
+    helper = PAD
+    for old, new in changed.items():
+        helper = helper.replace(old, new)
+    found = site(tmp_path, {"model.py": PADDED, "batches.py": helper})[0]
+    assert found.verdict == verdict, found.reason
+    assert verdict == "rewritten" or "`pad()` in line 9 may change" in found.reason
+
+
 HELD = (
     RETURNED[: RETURNED.index("    def forward")].replace("attend", "forward")
     + """

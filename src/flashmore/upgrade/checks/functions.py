@@ -1,14 +1,15 @@
 """What calls of a file's own functions, methods and layers change, as their lines say."""
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from flashmore.upgrade.checks.pure import is_pure, makes_new
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.nodes import Blocks
-from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of, is_self, last
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of, head, is_self, last
 
 _MAY_WORK_IN_PLACE = {
     "ReLU", "ReLU6", "SiLU", "Mish", "SELU", "Hardswish", "Hardsigmoid", "ELU", "CELU", "LeakyReLU", "RReLU",
@@ -76,6 +77,9 @@ def changes_nothing(
         within: the functions that are being read.
     """
     found = called(call, owner, module)
+    imported = module.definition(module.qualified(call.func)) if found is None else None
+    if isinstance(imported, Found) and imported.name in imported.module.functions:
+        found, module = (imported.module.functions[imported.name], None), imported.module
     if found is None or found[0] in within:
         return False
     function, of = found
@@ -111,13 +115,15 @@ class _Body:
         match node:
             case ast.AugAssign(target=ast.Name(id=name)):
                 return _is_fresh(name, self.function)
+            case ast.Subscript(ctx=ast.Store()) if self._is_new_tensor(head(node)):
+                return True
             case (
                 ast.AugAssign(target=ast.Subscript(value=ast.Name(id=name)))
                 | ast.Subscript(value=ast.Name(id=name), ctx=ast.Store())
                 | ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="append"))
                 | ast.Call(func=ast.Name(id="tuple" | "list"), args=[ast.Name(id=name)])
             ):
-                return _is_fresh(name, self.function, _CONTAINERS)
+                return _is_fresh(name, self.function, _is_container)
             case (
                 ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store())
                 | ast.Call(
@@ -131,6 +137,21 @@ class _Body:
             case ast.Global() | ast.Nonlocal():
                 return False
         return isinstance(node, (ast.Assert, ast.Raise)) or is_pure(node, self.module)
+
+    def _is_new_tensor(self, name: str) -> bool:
+        """Whether a name always means a tensor that the lines make, or a list of such tensors."""
+
+        def is_new(made: ast.expr) -> bool:
+            match made:
+                case ast.ListComp(elt=each):
+                    return is_new(each)
+                case ast.Call(func=ast.Attribute(value=ast.Call() as inner, attr="bool" | "float" | "long")):
+                    return is_new(inner)
+                case ast.Call(func=func):
+                    return makes_new(func, self.module)
+            return False
+
+        return _is_fresh(name, self.function, is_new)
 
     def _is_harmless_call(self, call: ast.Call) -> bool:
         """Whether it calls what was given and only computes, a layer, or a function that changes nothing."""
@@ -146,39 +167,38 @@ class _Body:
         return changes_nothing(call, self.owner, self.module, self.reads, self.within)
 
 
-_CONTAINERS = (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.BinOp)
+def _is_number(made: ast.expr) -> bool:
+    match made:
+        case ast.Call(func=ast.Name(id="len" | "int") | ast.Attribute(attr="item")):
+            return True
+    return isinstance(made, (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare))
 
 
-def _is_fresh(
-    name: str,
-    method: Function,
-    own: tuple[type[ast.expr], ...] = (ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare),
-) -> bool:
+def _is_container(made: ast.expr) -> bool:
+    """Whether an expression makes a list or the like, `list(x)` included."""
+    copies = ("list", "dict", "set", "tuple", "sorted", "sum")
+    is_copy = isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and made.func.id in copies
+    return is_copy or isinstance(made, (ast.List, ast.Dict, ast.ListComp, ast.DictComp, ast.BinOp))
+
+
+def _is_fresh(name: str, method: Function, is_own: Callable[[ast.expr], bool] = _is_number) -> bool:
     """Whether a name always means a result of the method's own, by the syntax that makes it.
 
     A number is one, and so is an argument whose default is a number; a tensor that it was given is not.
     """
     default = defaults_of(method.args).get(name)
     a_number = isinstance(default, ast.Constant) and default.value is not None
-    if not a_number and name in {each.arg for each in arguments_of(method.args)}:
+    if not name or (not a_number and name in {each.arg for each in arguments_of(method.args)}):
         return False
     made: list[ast.AST] = []
     for node in ast.walk(method):
         if isinstance(node, ast.AugAssign):
             made.append(node.target)
-        elif isinstance(node, ast.Assign) and (
-            isinstance(node.value, own) or (own is _CONTAINERS and _is_copy(node.value))
-        ):
+        elif isinstance(node, ast.Assign) and is_own(node.value):
             made += node.targets
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.value, own):
+        elif isinstance(node, ast.AnnAssign) and node.value is not None and is_own(node.value):
             made.append(node.target)
     return all(node in made for node in ast.walk(method) if name in bound_by(node))
-
-
-def _is_copy(node: ast.expr) -> bool:
-    """`list(x)` and the like, which make something of their own."""
-    copies = ("list", "dict", "set", "tuple", "sorted", "sum")
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in copies
 
 
 def changes_own_memory(store: ast.Subscript, blocks: Blocks, module: Module) -> bool:

@@ -148,7 +148,8 @@ class Replay(Zeros):
             return f"== {self.words.flat(node)}"
         if is_lowest(values[0]):
             return f"== {self._torch()}.finfo({bias}.dtype).min"
-        if (known := number(values[0])) is not None:  # which a product with a mask may have rounded
+        known = None if fills[0].value.inner else number(values[0])
+        if known is not None:  # which a product with a mask may have rounded
             return f"< {known / 2}"
         raise Refuse("the mask changes before the values are multiplied")
 

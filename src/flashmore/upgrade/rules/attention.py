@@ -167,7 +167,11 @@ class Search(Changed):
         try:
             found = attention(self.flow, self.shapes, final, side, chain)
             start = found.product.value
-            return self._understood(found)
+            whole = self._understood(found)
+            if whole.verdict == "rewritten" and whole.fragment is None:  # a branch may be one to test
+                branch = self._on_branches(1, final, side, chain)
+                return branch if branch is not None and branch.fragment is not None else whole
+            return whole
         except Refuse as refusal:
             made = (
                 self._on_branches(1, final, side, chain)
