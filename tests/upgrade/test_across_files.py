@@ -224,6 +224,7 @@ OTHER = "class Other(nn.Module):\n    def forward(self, x):\n        return self
         ({"other.py": "draw = 'attend'\n"}, "refused"),
         ({"other.py": OTHER}, "rewritten"),
         ({"other.py": OTHER.replace("nn.Module", "Attention")}, "refused"),
+        ({"other.py": OTHER, "model.py": RETURNED.replace("nn.Module)", "nn.Module, Other)")}, "refused"),
         ({"other.py": OTHER.replace("class", "from model import Attention as A\n\n\nclass")}, "refused"),
         ({"other.py": OTHER.replace("self.", "x.")}, "refused"),
         ({"other.py": "text = 'whom to attend to'  # not attend()\n"}, "rewritten"),

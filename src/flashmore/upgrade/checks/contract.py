@@ -1,7 +1,6 @@
 """Weights that a function returns, and that its callers use under one flag or not at all."""
 
 import ast
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -20,8 +19,8 @@ from flashmore.upgrade.text import Text
 
 _SPECIAL = {"backward", "setup_context"}
 """What PyTorch calls."""
-_CALLS_LAYERS = re.compile(rf"{HOOK.pattern}|children|named_children|_modules")
-"""What sees the results of layers that it does not name."""
+_LAYERS = {"children", "modules", "named_children", "named_modules", "_modules"}
+"""What gives layers that are not named."""
 _ITSELF = {"self", "self.forward", "self.__call__", "super().forward", "super().__call__"}
 Parents = dict[ast.AST, ast.AST]
 
@@ -146,7 +145,7 @@ def _names(flow: Flow) -> list[Name]:
     function, owner, parents = flow.function, flow.owner, _parents(flow.module)
     if function.name != "forward":
         return [Name(function.name, owner)]
-    if owner is None or any(map(_CALLS_LAYERS.fullmatch, flow.module.attributes)):
+    if owner is None or any(map(HOOK.fullmatch, flow.module.attributes)) or _calls_each(flow.module.tree):
         return []
     if any(ast.unparse(each.func) in _ITSELF for each in walk(owner.node) if isinstance(each, ast.Call)):
         return []
@@ -166,6 +165,14 @@ def _names(flow: Flow) -> list[Name]:
             case _:
                 return []
     return found
+
+
+def _calls_each(tree: ast.Module) -> bool:
+    """Whether a loop calls layers that it does not name: `for layer in self.children(): x = layer(x)`."""
+    loops = [each for each in walk(tree) if isinstance(each, ast.For | ast.comprehension)]
+    over = (each for each in loops if any(getattr(node, "attr", "") in _LAYERS for node in walk(each.iter)))
+    names = {node.id for each in over for node in walk(each.target) if isinstance(node, ast.Name)}
+    return any(isinstance(each, ast.Call) and getattr(each.func, "id", "") in names for each in walk(tree))
 
 
 def _class_around(node: ast.AST, module: Module) -> Class | None:

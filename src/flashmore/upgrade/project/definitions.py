@@ -181,7 +181,9 @@ class Definitions:
             tree = _tree(texts.of(path)) if b"import *" in texts.of(path) else ast.Module([], [])
             passed_on |= tree is None or not with_head.isdisjoint(self._stars(path, tree))
         named = passed_on or bool({name, head} & listed)
-        return named or any(_uses(texts.of(path), name, of) for path in others)
+        known = module.classes.get(of)
+        above = {last(base) for each in (known.lineage() if known else ()) for base in each.node.bases}
+        return named or any(_uses(texts.of(path), name, of, above) for path in others)
 
     def reads(self, name: str) -> bool:
         """Whether another file may read a variable of this one, since it mentions both by name."""
@@ -194,11 +196,11 @@ class Definitions:
         return self._starred(module.path or self.path, module, (name,), set())
 
 
-def _uses(source: bytes, name: str, of: str) -> bool:
+def _uses(source: bytes, name: str, of: str, above: set[str]) -> bool:
     """Whether a file's code may use what has a name in another file: see `exports`.
 
-    `self.name` in a class that does not inherit from the other one is something else, and so is what the file
-    defines itself.
+    `self.name` in a class that has nothing to do with the other one, nor with those `above` it, is something
+    else, and so is what the file defines itself.
     """
     try:
         tree = ast.parse(source)
@@ -212,14 +214,16 @@ def _uses(source: bytes, name: str, of: str) -> bool:
     derived = any(last(base) == of for each in classes for base in each.bases)
     if of and (derived or any(each.name == of and each.asname for each in imported)):
         return True
-    on_self = {id(node) for each in classes if of for node in ast.walk(each)
-               if isinstance(node, ast.Attribute) and is_self(node.value)}  # fmt: skip
-    asked = [
-        each
-        for each in nodes
-        if id(each) not in on_self and not (isinstance(each, ast.Name) and (of or name in own))
-    ]
-    return any(name in [getattr(each, field, None) for field in ("id", "attr", "value")] for each in asked)
+    on_self = {
+        id(node)
+        for each in classes
+        if of and each.name not in above
+        for node in ast.walk(each)
+        if isinstance(node, ast.Attribute) and is_self(node.value)
+    }
+    fields = ("attr", "value") if of or name in own else ("id", "attr", "value")
+    asked = (each for each in nodes if id(each) not in on_self)
+    return any(name in [getattr(each, field, None) for field in fields] for each in asked)
 
 
 def _exported(module: Module) -> set[str]:
