@@ -273,7 +273,7 @@ class Replay(Zeros):
             if node is None:
                 raise Refuse("the bias is not an operand of its own where it is added")
             text = self.words.of(node)
-            self._replace(node, self.clamped(text, term.other))
+            self._replace(node, self.clamped(text, term.other, subtracted=term.detail == ("-",)))
             self.adds_a_callers()
 
 

@@ -125,18 +125,19 @@ class Writer:
             return self.like_queries(q)  # the learned number may be in float32
         return self._in_dtype_of_values(q)
 
-    def clamped(self, text: str, value: Value) -> str:
+    def clamped(self, text: str, value: Value, *, subtracted: bool = False) -> str:
         """A caller's mask, kept finite: under autocast SDPA would turn float32's lowest number into -inf."""
-        return self.lowest(text) if from_caller(value) else self.like_queries(text)
+        return self.lowest(text, subtracted=subtracted) if from_caller(value) else self.like_queries(text)
 
-    def lowest(self, text: str) -> str:
-        """A bias in the queries' dtype, whose lowest number bfloat16 has too."""
+    def lowest(self, text: str, *, subtracted: bool = False) -> str:
+        """A bias in the queries' dtype, whose lowest number (its highest if subtracted) bfloat16 has too."""
         torch, query = self._torch(), self._named_operand()
         if not self.flow.module.is_builtin("max", self.flow.function):
             where = self.flow.module.names["max"]
             raise Refuse(f"`max` is redefined: see line {where}", "rename that one")
         lowest = f"max({torch}.finfo({query}.dtype).min, {torch}.finfo({torch}.bfloat16).min)"
-        return f"{atom(text)}.to({query}.dtype).clamp(min={lowest})"
+        bound = f"max=-{lowest}" if subtracted else f"min={lowest}"
+        return f"{atom(text)}.to({query}.dtype).clamp({bound})"
 
     def like_queries(self, text: str) -> str:
         """A bias in the queries' dtype, where the old lines take one of another dtype."""
