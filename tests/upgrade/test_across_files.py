@@ -233,6 +233,7 @@ OTHER = "class Other(nn.Module):\n    def forward(self, x):\n        return self
         ({"__init__.py": "from .model import *\n"}, "refused"),
         ({"__init__.py": "from .parts import *\n", "parts.py": "import model\n"}, "rewritten"),
         ({"__init__.py": "from .parts import *\n", "parts.py": "from .model import Attention\n"}, "refused"),
+        ({"__init__.py": "from .parts import *\n", "parts.py": "from .model import *\n"}, "refused"),
         ({"model.py": RETURNED + "\n\n__all__ = ['Attention']\n"}, "refused"),
     ],
 )

@@ -175,11 +175,12 @@ class Definitions:
         packages = [path for path in texts.files if path.name == INIT and path != self.path]
         if not of and name in module.classes and texts.matching(_HOOK):
             return True  # one may see what a layer of this class returns
-        with_head = {self.path, *texts.mentioning({head})}
-        passed_on = not with_head.isdisjoint(packages)
-        for path in packages:
-            tree = _tree(texts.of(path)) if b"import *" in texts.of(path) else ast.Module([], [])
-            passed_on |= tree is None or not with_head.isdisjoint(self._stars(path, tree))
+        trees = {path: _tree(texts.of(path)) for path in texts.files if b"import *" in texts.of(path)}
+        stars = {path: {*self._stars(path, tree)} for path, tree in trees.items() if tree is not None}
+        having = {self.path, *texts.mentioning({head})}
+        while more := {path for path, whole in stars.items() if path not in having and whole & having}:
+            having |= more
+        passed_on = not having.isdisjoint(packages)
         named = passed_on or bool({name, head} & listed)
         known = module.classes.get(of)
         above = {last(base) for each in (known.lineage() if known else ()) for base in each.node.bases}
