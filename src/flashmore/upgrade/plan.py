@@ -145,6 +145,8 @@ def attention(
         return _attention(flow, shapes, final, side, weights, chosen)
     except UnknownAxis as unknown:
         for rank in (unknown.dim + 1, unknown.dim + 2):  # the keys are the last axis, or the one before it
+            if rank < 2:  # products of vectors
+                continue
             with suppress(Refuse):
                 return _attention(flow, Shapes(flow), final, side, weights, chosen, rank)
         raise
