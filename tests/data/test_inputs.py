@@ -135,7 +135,7 @@ def test_lines_that_look_like_a_table_stay_lines_with_a_note(data: str, note: st
 def test_a_json_array_of_strings_is_a_list(write: Write) -> None:
     assert read_words(write('\ufeff["anna", "b\\u00f6b",\n "cy"]\n')).lines == ("anna", "böb", "cy")
     assert read_words(write('["anna"]\n["bob"]\n')).lines == ('["anna"]', '["bob"]')
-    for data, found in (('[{"id": 1, "name": "anna"}]', "the columns id, name"), ('["a", 3]', "3")):
+    for data, found in (('[{"id": 1, "name": "anna"}]', "the columns id, name"), ('["a", 3]', "line 2: 3")):
         with pytest.raises(DataError) as caught:
             read_words(write(data))
         assert caught.value.found == found

@@ -64,28 +64,32 @@ def read_files(path: Path) -> Iterator[tuple[str, bytes]]:
         yield "stdin" if file == STDIN else str(file), data
 
 
-def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
-    """The lines of a text, or the strings of a JSON array.
+def read_array(data: bytes, source: str, encoding: str) -> list[Any] | None:
+    """The values in a JSON array; None for another file, such as a list whose first line begins with `[`.
 
     Raises:
-        DataError: another encoding, too many lines or strings, Parquet, or a JSON array of anything else.
+        DataError: another encoding, too many values, or objects, which need a column.
     """
+    if not data[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        return None
+    try:
+        found: list[Any] = msgspec.json.decode(
+            _decoded(data, source, encoding).lstrip("\ufeff"), type=list[Any]
+        )
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return None
+    require_few(len(found), source)
+    for each in found:
+        if isinstance(each, dict):
+            _places((), [*each], source)  # refuses it
+    return found
+
+
+def read_lines(data: bytes, source: str, encoding: str) -> list[str]:
+    """The lines of a text; a DataError for another encoding, too many lines, or Parquet."""
     if data.startswith(_PARQUET):
         [*_parquet(data, source, ())]  # refuses it
     text = _decoded(data, source, encoding)
-    if _is_array(text):
-        try:
-            found = msgspec.json.decode(text.lstrip("\ufeff"), type=list[Any])
-        except (msgspec.MsgspecError, RecursionError, UnicodeError):
-            pass  # a list whose first line begins with a bracket
-        else:
-            require_few(len(found), source)
-            for each in found:
-                if isinstance(each, dict):
-                    _places((), [*each], source)  # refuses it
-                if not isinstance(each, str):
-                    raise DataError(f"strings in the JSON array {source}", repr(each)[:40], '["anna", "bob"]')
-            return found
     return LINE_END.split(normalize_file(text, source))
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flashmore.data.inputs import looks_like, read_columns, read_files, read_lines, require_few
+from flashmore.data.inputs import looks_like, read_array, read_columns, read_files, read_lines, require_few
 from flashmore.data.text import LINE_END, NOT_TEXT, normalize_file, require_encoding
 from flashmore.errors import ConfigError, DataError
 
@@ -73,13 +73,17 @@ def read_words(
                     totals[item] = totals.get(item, 0.0) + _weight(other, f"line {number}", name)
                 lines.append(item)
         else:
+            if (strings := read_array(data, name, encoding)) is not None:
+                cells = (_cell(each, f"line {at}", name) for at, each in enumerate(strings, start=1))
+                lines += filter(None, cells)
+                continue
             found = read_lines(data, name, encoding if path else "utf-8")
             if table := looks_like(found):
                 notes.append(
                     f"{name} looks like {table}: use --column NAME to read a column; whole lines are read now"
                 )
             found = [line.strip() for line in found]
-            if max(map(len, found), default=0) > MAX_LENGTH:
+            if max(map(len, found)) > MAX_LENGTH:
                 for number, line in enumerate(found, start=1):
                     _require_length(line, f"line {number}", name)
             lines += filter(None, found)

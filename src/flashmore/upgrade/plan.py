@@ -19,7 +19,7 @@ from flashmore.upgrade.axes import (
     value_letters,
 )
 from flashmore.upgrade.budget import walk
-from flashmore.upgrade.patterns.exclusions import refuse_channels, refuse_other_shifts
+from flashmore.upgrade.patterns.exclusions import refuse_channels, refuse_other_shifts, refuse_truth_values
 from flashmore.upgrade.patterns.products import MORE, Product, product_of
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined, specialised
@@ -189,6 +189,7 @@ def _attention(
     found.products = tuple(products.values())
     found.rank, found.asked = rank, asked
     refuse_channels(found)
+    refuse_truth_values(found)
     check_zeros(found)
     return found
 

@@ -36,24 +36,25 @@ def why_reference(module: Module, path: str, replacements: frozenset[str] = FUSE
 
 
 def why_fallback(module: Module, function: str) -> str | None:
-    """Why a function has to work where PyTorch has no fused attention; None where it does not."""
-    for node in module.tree.body:
-        match node:
-            case ast.Try(body=tried, handlers=instead):
-                asked: list[ast.AST] = [one for one in tried if isinstance(one, ast.ImportFrom)]
-            case ast.If(test=test, orelse=instead):
-                asked = [test]
-            case _:
-                continue
-        looks = any(
-            getattr(each, "name", getattr(each, "value", "")) == "scaled_dot_product_attention"
-            for one in asked
-            for each in ast.walk(one)
-        )
-        named = (getattr(each, "id", "") for one in instead for each in ast.walk(one))
-        if looks and function in named:
-            return f"line {node.lineno} uses it where PyTorch has no fused attention"
+    """Why a function has to work where PyTorch has no fused attention; None where it does not.
+
+    A `try`, an `if` or an assignment outside of functions chooses between the two.
+    """
+    for statement in module.tree.body:
+        if isinstance(statement, ast.Try | ast.If | ast.Assign):
+            named = {each for node in ast.walk(statement) for each in _named(node)}
+            if {"scaled_dot_product_attention", function} <= named:
+                return f"line {statement.lineno} uses it where PyTorch has no fused attention"
     return None
+
+
+def _named(node: ast.AST) -> tuple[object, ...]:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name) | ast.Constant(value=name):
+            return (name,)
+        case ast.FunctionDef(name=name):
+            return (name,)
+    return ()
 
 
 @lru_cache(maxsize=1)  # asked once for every place of a file

@@ -14,8 +14,6 @@ from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.nodes import children, operand
 from flashmore.upgrade.source.operations import ARITHMETIC, COMPARISONS, SAME_SHAPE
 
-_MADE = {"new_ones", "new_zeros", "ones", "zeros"}
-"""Tensors that are made of the sizes that are given, one by one or as a tuple."""
 _VECTORS = {"const", "arange", "linspace"}
 
 
@@ -63,9 +61,6 @@ class Arguments(Zeros):
             value = step.term.other
             assert value is not None
             rank = self.found.shapes.rank(value)
-            if rank is None and value.op in _MADE:
-                sizes = value.args[1:] if value.op.startswith("new_") else value.args
-                rank = len(sizes[0].args if sizes and sizes[0].op == "tuple" else sizes)
             while rank is None and value.args and value.op in SAME_SHAPE | COMPARISONS | ARITHMETIC:
                 value = self._widest(value)
                 rank = self.found.shapes.rank(value)

@@ -56,8 +56,8 @@ class Operands:
         rows = self.found.rows if last[0] == "l" else self.found.keys
         target = (*self.found.batch, *rows, last[1])
         rank = self.found.shapes.rank(which.value)
-        # Beside keys of two dimensions, or as keys that are stored, it may be a vector.
-        unknown = letters[-1] != last[-1] and rank is None and which.value.op == "selfattr"
+        # Beside keys of two dimensions, and where it is stored, it may be a vector.
+        unknown = rank is None and which.value.op == "selfattr"
         if MORE in target and (MORE not in letters or (rank == 2 and last[0] == "s") or unknown):
             raise Refuse(
                 "it is unclear how many dimensions the tensors have", "unpack a shape: `B, H, T, D = q.shape`"

@@ -7,10 +7,14 @@ from flashmore.upgrade.patterns.products import MORE, Product, position
 from flashmore.upgrade.patterns.scores import shift_of
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.source.graph import Value, number
+from flashmore.upgrade.source.operations import COMPARISONS
 from flashmore.upgrade.source.shapes import Shapes
 
 if TYPE_CHECKING:
     from flashmore.upgrade.plan import Attention
+
+_TRUTH = {"bool", "invert", "logical_and", "logical_not", "logical_or"} | COMPARISONS
+_VIEWS = {"expand", "index", "permute", "reshape", "squeeze", "transpose", "unsqueeze", "view"}
 
 
 def refuse_other_shifts(scores: Term, product: Product, softmaxes: tuple[Value, ...], shapes: Shapes) -> None:
@@ -25,6 +29,18 @@ def refuse_other_shifts(scores: Term, product: Product, softmaxes: tuple[Value, 
         at = position(base, number(dim)) if base is not None else None
         if base is None or at is None or base[at] != softmax_letter(base, softmaxes):
             raise Refuse("what is subtracted from the scores is not the same for every key")
+
+
+def refuse_truth_values(found: "Attention") -> None:
+    """An `attn_mask` of truth values hides keys, where the old lines add 0 and 1."""
+    for term in found.scores.walk():
+        if term.kind != "add" or term.other is None:
+            continue
+        value = term.other
+        while value.op in _VIEWS and value.args:
+            value = value.args[0]
+        if value.op in _TRUTH:
+            raise Refuse("truth values are added, which would hide keys in a mask")
 
 
 def refuse_channels(found: "Attention") -> None:

@@ -143,7 +143,7 @@ def _named(value: Value, module: Module) -> str:
     if kind.name == "number":
         return NUMBER
     if kind.name == "parameter":
-        return LEARNED if _one_a_head(kind.expression) else TENSOR
+        return LEARNED if _one_a_head(kind.expression, kind.home or module) else TENSOR
     if is_constant(value, module):
         return LEARNED
     expressions = attribute.owner.assignments(attribute.name) if attribute.owner else []
@@ -166,8 +166,35 @@ def is_constant(value: Value, module: Module) -> bool:
     if not isinstance(attribute, Attribute) or kind_of(attribute, module).name == "parameter":
         return False
     made = attribute.owner.assignments(attribute.name) if attribute.owner else []
-    constant = made and all(made_sizes(each) in ([], ["1"]) for each in made)
-    return bool(constant) and _is_tensor(made, attribute.home(module))
+    home = attribute.home(module)
+    return bool(made) and _is_tensor(made, home) and all(_is_one_number(each, home) for each in made)
+
+
+def _is_one_number(node: ast.expr, module: Module) -> bool:
+    """Whether an expression makes a tensor of one number: `torch.sqrt(torch.tensor(d)).to(device)`."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr="tensor" | "as_tensor"), args=[number, *_]) if not isinstance(
+            number, ast.List | ast.Tuple
+        ):
+            return _is_arithmetic(number, module)
+        case ast.Call(
+            func=ast.Attribute(attr="tensor" | "as_tensor" | "Tensor" | "FloatTensor") as func,
+            args=[ast.List(elts=[number]) | ast.Tuple(elts=[number]), *_],
+        ):
+            return module.qualified(func).startswith("torch.") and _is_arithmetic(number, module)
+        case ast.Call(func=ast.Attribute(attr="sqrt" | "rsqrt" | "exp" | "log") as func, args=[inner]):
+            return module.qualified(func).startswith("torch.") and _is_one_number(inner, module)
+        case (
+            ast.Call(func=ast.Attribute(value=inner, attr="to" | "type" | "cuda"))
+            | ast.Call(
+                func=ast.Attribute(value=inner, attr="sqrt" | "rsqrt" | "float" | "half" | "double" | "cpu"),
+                args=[],
+            )
+        ):
+            return _is_one_number(inner, module)
+        case ast.BinOp(left=inner, right=ast.Constant()) | ast.BinOp(left=ast.Constant(), right=inner):
+            return _is_one_number(inner, module)
+    return False
 
 
 def _is_tensor(expressions: list[ast.expr], module: Module) -> bool:
@@ -200,10 +227,12 @@ def _is_arithmetic(node: ast.expr, module: Module) -> bool:
     return False
 
 
-def _one_a_head(expression: ast.expr | None) -> bool:
+def _one_a_head(expression: ast.expr | None, module: Module) -> bool:
     """`nn.Parameter(torch.ones(heads, 1, 1))` and scalars: nothing along queries, keys or channels."""
     if not isinstance(expression, ast.Call) or not expression.args:
         return False
+    if _is_one_number(expression.args[0], module):
+        return True
     sizes = made_sizes(expression.args[0])
     return sizes is not None and (
         (len(sizes) <= 1 and (not sizes or sizes == ["1"])) or sizes[-2:] == ["1", "1"]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
-from flashmore.upgrade.source.operations import SAME_SHAPE
 from flashmore.upgrade.source.scopes import arguments_of, is_note
 
 _DROPOUTS = ("torch.nn.Dropout", "torch.nn.modules.dropout.Dropout", "torch.nn.modules.Dropout")
@@ -19,7 +18,11 @@ _LAYERS = {
 _OF_VALUES = {"tensor", "as_tensor", "Tensor", "FloatTensor"}
 """Functions that make a tensor of the numbers in a list."""
 _OF_SIZES = {"empty", "ones", "rand", "randn", "zeros", "Tensor", "FloatTensor"}
-_KEEP_SHAPE = SAME_SHAPE | {"fill", "normal", "pow", "requires_grad", "sqrt", "uniform", "zero"}
+_KEEP_SHAPE = {
+    "abs", "bfloat16", "clone", "contiguous", "cpu", "cuda", "detach", "double", "exp", "fill", "float",
+    "half", "log", "neg", "normal", "requires_grad", "rsqrt", "sqrt", "to", "type", "uniform", "zero",
+}  # fmt: skip
+"""Methods whose arguments cannot widen a tensor."""
 _FOLLOWED = re.compile(r"(?i)soft|drop|ident|mask|bias")
 """The classes of other files that are read: they may stand between scores and values."""
 
@@ -106,7 +109,7 @@ def rank_of(attribute: Attribute, module: Module) -> int | None:
 
 
 def made_sizes(node: ast.expr) -> list[str] | None:
-    """The shape that a constructor is given, through `nn.Parameter(10 * torch.ones((h, 1, 1)).log())`."""
+    """The shape that is surely made, as by `nn.Parameter(10 * torch.ones(h, 1, 1).log())`."""
     match node:
         case ast.Constant():
             return []
@@ -116,29 +119,27 @@ def made_sizes(node: ast.expr) -> list[str] | None:
         case ast.Call(
             func=ast.Attribute(attr="full"), args=[ast.Tuple(elts=sizes) | ast.List(elts=sizes), *_]
         ):
-            return [ast.unparse(each) for each in sizes]
+            return _sizes(sizes)
         case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name), args=args):
-            first = args[0].elts if args and isinstance(args[0], ast.Tuple | ast.List) else None
-            if name in _OF_VALUES and first is not None:
-                return (
-                    None
-                    if any(isinstance(each, ast.Tuple | ast.List) for each in first)
-                    else [str(len(first))]
-                )
+            listed = args[0].elts if args and isinstance(args[0], ast.Tuple | ast.List) else None
+            if name in _OF_VALUES and listed is not None:
+                numbers = all(isinstance(each, ast.Constant) for each in listed)
+                return [str(len(listed))] if numbers else None
             if name in ("tensor", "as_tensor"):
-                return []
+                return [] if args and isinstance(args[0], ast.Constant) else None
             if name in _OF_SIZES:
-                sizes = args if first is None else first
-                return (
-                    None
-                    if any(isinstance(each, ast.Starred) for each in sizes)
-                    else [*map(ast.unparse, sizes)]
-                )
-            if name in ("Parameter", "log", "exp", "sqrt") and args:
+                alone = len(args) == 1 and listed is None and not isinstance(args[0], ast.Constant)
+                return None if alone else _sizes(args if listed is None else listed)  # it may be a tuple
+            if name in ("Parameter", "log", "exp", "sqrt") and len(args) == 1:
                 return made_sizes(args[0])
             if isinstance(node.func, ast.Attribute) and name.rstrip("_") in _KEEP_SHAPE:
                 return made_sizes(node.func.value)
     return None
+
+
+def _sizes(given: list[ast.expr]) -> list[str] | None:
+    """The texts of sizes that are given one by one."""
+    return None if any(isinstance(each, ast.Starred) for each in given) else [*map(ast.unparse, given)]
 
 
 def may_be_dropout(attribute: Attribute) -> bool:

@@ -97,10 +97,17 @@ def _filled(tree: ast.Module, qualified: Callable[[ast.expr], str]) -> Iterator[
 
 def _of_plain_objects(tree: ast.Module) -> Iterator[ast.AST]:
     """What stores by name on an object that its function made of a class without bases: no layer is one."""
+    other = {"__class__", "__dict__", "__new__"}  # what may make an object another one
+    stored = (each for each in ast.walk(tree) if isinstance(each, ast.Attribute) and each.attr in other)
+    if any(isinstance(each.ctx, ast.Store) for each in stored):
+        return
     plain = {
         each.name
         for each in tree.body
-        if isinstance(each, ast.ClassDef) and all(dotted(base) == "object" for base in each.bases)
+        if isinstance(each, ast.ClassDef)
+        and all(dotted(base) == "object" for base in each.bases)
+        and not (each.keywords or each.decorator_list)
+        and not other & {name for one in each.body for name in claimed_by(one)}
     }
     plain -= {name for each in tree.body if not isinstance(each, ast.ClassDef) for name in claimed_by(each)}
     for function in ast.walk(tree):

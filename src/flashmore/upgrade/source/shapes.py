@@ -10,6 +10,8 @@ from flashmore.upgrade.source.sizes import Dims, broadcast, integers, pattern_ax
 from flashmore.upgrade.source.state import State
 
 _LONGEST_SIZE = 1000
+_MADE = {"new_ones", "new_zeros", "ones", "zeros"}
+"""Tensors that are made of the sizes that are given, one by one or as a tuple."""
 _RANKS = {"mm": 2, "bmm": 3}
 _RANK_OF_CONV = {"layer:Conv1d": 3, "layer:Conv2d": 4, "layer:Conv3d": 5}
 
@@ -154,6 +156,11 @@ class Shapes:
 
     def _dims(self, value: Value) -> Dims | None:
         op, args = value.op, value.args
+        if op in _MADE:
+            given = args[1:] if op.startswith("new_") else args
+            if len(given) == 1 and number(given[0]) is None:
+                return self.sizes(given[0])
+            return None if any(each.op == "star" for each in given) else [self.size(each) for each in given]
         if op == "masked_fill" and len(args) > 1:
             return broadcast([self.of(each) for each in args[:2]], value.key)
         if op in SAME_SHAPE and args:
