@@ -42,7 +42,8 @@ def why_fallback(module: Module, function: str) -> str | None:
     """
     for statement in module.tree.body:
         if isinstance(statement, ast.Try | ast.If | ast.Assign):
-            named = {each for node in ast.walk(statement) for each in _named(node)}
+            choice = statement.value if isinstance(statement, ast.Assign) else statement
+            named = {each for node in ast.walk(choice) for each in _named(node)}
             if {"scaled_dot_product_attention", function} <= named:
                 return f"line {statement.lineno} uses it where PyTorch has no fused attention"
     return None
