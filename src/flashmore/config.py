@@ -459,7 +459,7 @@ def usable_threads(threads: int) -> int:
     """A number of threads that was asked for, capped at this machine's number of CPUs.
 
     Raises:
-        ConfigError: it is below 0, or a typo.
+        ConfigError: it is out of range.
     """
     fewest, most = COUNTS["threads"]
     require_valid("threads", threads, fewest <= threads <= most, f"a whole number from {fewest} to {most:,}")

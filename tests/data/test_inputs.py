@@ -143,6 +143,14 @@ def test_a_json_array_of_strings_is_a_list(write: Write) -> None:
         read_words(write("[]"))
 
 
+def test_strings_of_a_json_array_are_cleaned_as_the_cells_of_a_table(write: Write) -> None:
+    assert read_words(write('["e\\u0301va", " bob "]')).lines == ("\u00e9va", "bob")
+    assert read_words(write('["anna"]'.encode("utf-16")), encoding="utf-16").lines == ("anna",)
+    with pytest.raises(DataError) as caught:
+        read_words(write('["bob", "an\\u0000na"]'))
+    assert caught.value.found == "line 2: the character U+0000, which is not text"
+
+
 def test_a_compressed_file_is_read_by_its_first_bytes(write: Write) -> None:
     members = gzip.compress(b"anna\nbob\n") + gzip.compress(b"cy\n")
     assert read_words(write(members)).lines == ("anna", "bob", "cy")

@@ -55,9 +55,10 @@ def main(
         left_out = {name: why for name in names if (why := why_unscorable(opened, name))}
         if known := tuple(name for name in names if name not in left_out):
             names = known
-            more = [f"and {len(left_out) - EXAMPLES:,} more"] * (len(left_out) > EXAMPLES)
-            for why in [*islice(left_out.values(), EXAMPLES), *more]:
+            for why in islice(left_out.values(), EXAMPLES):
                 say(f"left out: {why}")
+            if len(left_out) > EXAMPLES:
+                say(f"and {len(left_out) - EXAMPLES:,} more")
     scored = score(opened, names)
     if json:
         write_json([asdict(name) for name in scored])

@@ -70,7 +70,7 @@ def read_array(data: bytes, source: str, encoding: str) -> list[Any] | None:
     Raises:
         DataError: another encoding, too many values, or objects, which need a column.
     """
-    if not data[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+    if not _is_array(data[:1000].decode(encoding, "ignore")):
         return None
     try:
         found: list[Any] = msgspec.json.decode(

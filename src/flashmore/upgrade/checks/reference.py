@@ -51,9 +51,10 @@ def why_fallback(module: Module, function: str) -> str | None:
 
 def _named(node: ast.AST) -> tuple[object, ...]:
     match node:
-        case ast.Name(id=name) | ast.Attribute(attr=name) | ast.alias(name=name) | ast.Constant(value=name):
-            return (name,)
-        case ast.FunctionDef(name=name):
+        case (
+            ast.Name(id=name) | ast.Attribute(attr=name) | ast.Constant(value=name)
+            | ast.alias(name=name) | ast.FunctionDef(name=name)
+        ):  # fmt: skip
             return (name,)
     return ()
 

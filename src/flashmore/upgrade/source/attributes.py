@@ -71,17 +71,10 @@ class Attribute:
 
 def kind_of(attribute: Attribute, module: Module) -> Kind:
     """What an attribute is, where all that is stored there agrees."""
-    owner = attribute.owner
-    if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):
-        return UNKNOWN
-    classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
-    if any(each.module.is_replaced(attribute.name) for each in classes):
-        return UNKNOWN
     found = [
-        replace(kind, home=each.module)
-        for each in classes
-        for expression in each.own_assignments.get(attribute.name, ())
-        for kind in _kinds(expression, each.module)
+        replace(kind, home=home)
+        for expression, home in _stored(attribute, module)
+        for kind in _kinds(expression, home)
     ]
     if not found:
         return UNKNOWN
@@ -95,17 +88,21 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
 
 def rank_of(attribute: Attribute, module: Module) -> int | None:
     """How many dimensions a stored tensor has, where all that is stored there says the same."""
-    owner = attribute.owner
-    if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):
-        return None
-    classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
-    found = [
-        made_sizes(made) if isinstance(made, ast.Call) else None
-        for each in classes
-        for made in each.own_assignments.get(attribute.name, ())
-    ]
+    stored = (made for made, _ in _stored(attribute, module))
+    found = (made_sizes(made) if isinstance(made, ast.Call) else None for made in stored)
     ranks = {None if sizes is None else len(sizes) for sizes in found}
     return ranks.pop() if len(ranks) == 1 else None
+
+
+def _stored(attribute: Attribute, module: Module) -> list[tuple[ast.expr, Module]]:
+    """All that is stored in an attribute, with the modules it stands in; nothing if that is not known."""
+    owner = attribute.owner
+    if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):
+        return []
+    classes = [each for each in (owner.holder(attribute.name), *owner.below(module)) if each is not None]
+    if any(each.module.is_replaced(attribute.name) for each in classes):
+        return []
+    return [(made, each.module) for each in classes for made in each.own_assignments.get(attribute.name, ())]
 
 
 def made_sizes(node: ast.expr) -> list[str] | None:
