@@ -3,7 +3,8 @@
     python benchmarks/makemore_import.py MAKEMORE NAMES CHECKPOINT…
 
 MAKEMORE is an unchanged makemore.py, NAMES the list that its checkpoints (model.pt, with its default sizes)
-were trained on. Prints the largest difference of logits on 1,000 names, in float32 and in float64.
+were trained on. Prints the largest difference of logits on 1,000 names, in float32 and in float64, and
+makemore's own rounding: the largest difference between its own logits in float32 and in float64.
 """
 
 import sys
@@ -47,10 +48,16 @@ def compare(module: Any, names: Path, checkpoint: Path) -> str:
         single = float((logits - ours(ids)).abs().max())
         if sizes.model == "bow":  # whose average has a mask in float32
             other.context_block.cbow.forward = lambda x: x.cumsum(1) / torch.arange(1, x.size(1) + 1)[:, None]
-        double = float((other.double()(ids)[0] - ours.double()(ids)).abs().max())
+        exact = other.double()(ids)[0]
+        double = float((exact - ours.double()(ids)).abs().max())
+    rounding = float((logits - exact).abs().max())
     loss = "" if result is None else f"test loss {result['test_loss']:.4f}, "
     largest = float(logits.abs().max())
-    return f"{sizes.model}: {loss}logits up to {largest:.1f}, float32 {single:.1e}, float64 {double:.1e}"
+    relative = f"({single / largest:.1e} of the largest)"
+    return (
+        f"{sizes.model}: {loss}logits up to {largest:.1f}, float32 {single:.1e} {relative}, "
+        f"float64 {double:.1e}, makemore's own rounding {rounding:.1e}"
+    )
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ Before anything is timed, both continue the same text greedily to beyond the con
 characters, and draw `DRAWS` next characters, whose frequencies must fit the same probabilities.
 
 `within`: up to the full context; nanoGPT around its middle, since its cost grows evenly. `beyond`: after it,
-where both sides condition each character on exactly as many characters as the context has. `strided`: ours
-with a stride of half the context, so that each character follows half of that to all; nanoGPT, which has no
-such option, as for `beyond`.
+where both sides condition each character on exactly as many characters as the context has (`--stride 1`).
+`strided`: ours with the default stride, half the context, so that each character follows half of that to all;
+nanoGPT, which has no such option, as for `beyond`.
 """
 
 import contextlib
@@ -125,7 +125,9 @@ def check_greedy(theirs: Any, ours: nn.Module, context: int) -> None:
     """Both continue one character by 1.2 times the context, always with the likeliest one."""
     length = context + context // 5
     expected = theirs.generate(torch.tensor([[1]]), length, top_k=1)[0, 1:].tolist()
-    found = [row[0] for row in continuations(decoder_for(ours), [1], length, GenerateOptions(top_k=1), [0])]
+    found = [
+        row[0] for row in continuations(decoder_for(ours), [1], length, GenerateOptions(top_k=1), [0], 1)
+    ]
     if found != expected:
         raise SystemExit("the greedy texts differ: not the same model")
 

@@ -129,5 +129,6 @@ def test_the_stride_is_how_far_the_window_moves(run: Path, document: Callable[..
         given = ("generate", run, "--length", 200, "--seed", 1, "--temperature", 1.5)
         return str(document(*given, *options)["texts"][0])
 
-    assert text("--stride", 1) == text() != text("--stride", 8)
+    assert text("--stride", 4) == text() != text("--stride", 8), "half of the context, 8, by default"
+    assert text() != text("--stride", 1)
     assert text("--stride", 8)[:8] == text()[:8], "until the context is full"

@@ -214,7 +214,9 @@ def test_text_is_that_of_whole_windows_before_and_after_they_slide(
     train(replace(config, model=model, max_steps=5), tmp_path / "run")
     run = Run.open(tmp_path / "run")
     options = GenerateOptions(prefix=prefix, seed=11, temperature=1.5)
-    assert continue_text(run, options, 60).texts == [text_by_whole_windows(run, prefix, options, 60)]
+    assert continue_text(run, options, 60, stride=1).texts == [
+        text_by_whole_windows(run, prefix, options, 60)
+    ]
 
 
 def test_within_the_context_a_character_costs_one_position(trained: Path) -> None:

@@ -41,7 +41,7 @@ class Generate:
     """For a run on one long text: number of characters to generate. If omitted, 500."""
     stride: int | None = None
     """For a run on one long text: number of characters by which the window moves once the context is full. If
-    omitted, 1: each character depends on the last --block-size ones. More is faster, with less context."""
+    omitted, half the context. With 1, each depends on exactly the last --block-size characters; slower."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 
@@ -99,11 +99,10 @@ def _continue_text(run: "Run", command: Generate, given: set[str]) -> int:
             valid = "--length, --stride, --count, --prefix, --temperature, --top-k, --top-p, --seed"
             raise ConfigError(f"a run on items with {option}", found, valid)
     length = LENGTH if command.length is None else command.length
-    stride = 1 if command.stride is None else command.stride
     if command.json:
-        write_json(asdict(continue_text(run, command.sampling, length, stride=stride)))
+        write_json(asdict(continue_text(run, command.sampling, length, stride=command.stride)))
         return 0
-    made = stream_text(run, command.sampling, length, stride=stride)
+    made = stream_text(run, command.sampling, length, stride=command.stride)
     others: list[tuple[str, ...]] = []
 
     def first() -> Iterator[str]:

@@ -45,16 +45,22 @@ class TextStreams:
 
 
 def continue_text(
-    run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu", *, stride: int = 1
+    run: Run,
+    options: GenerateOptions,
+    length: int,
+    device: torch.device | str = "cpu",
+    *,
+    stride: int | None = None,
 ) -> TextSamples:
     """Sample texts after a prefix from the best weights of a run, or else the last.
 
-    Each character is conditioned on the last T characters, T being the context, or on all if there are fewer.
-    Until the context is full, a model with a KV cache computes one position per character. Then the window
-    moves by `stride` characters: all positions are computed again, since each changes, and the next
-    `stride` - 1 characters cost one position each. These characters are conditioned on the last
-    T + 1 - `stride` to T. Without a prefix the model first sees one line ending, or else the text's first
-    character in code point order, which is not part of the sample.
+    Each character is conditioned on all characters before it, until the context, T characters, is full; a
+    model with a KV cache computes one position for each. Then the window moves by `stride` characters, by
+    default half the context: all positions are computed again, since each changes, and the next
+    `stride` - 1 characters cost one position each. Every character is thus conditioned on the last
+    T + 1 - `stride` to T; with a stride of 1 always on T, as in nanoGPT's `sample.py`. Without a prefix the
+    model first sees one line ending, or else the text's first character in code point order, which is not
+    part of the sample.
 
     Of the options, `count`, `prefix`, `temperature`, `top_k`, `top_p` and `seed` apply to text. Text i,
     counted from 0, has the seed `seed` + i (modulo 2⁶³), so it does not depend on the others.
@@ -72,7 +78,12 @@ def continue_text(
 
 
 def stream_text(
-    run: Run, options: GenerateOptions, length: int, device: torch.device | str = "cpu", *, stride: int = 1
+    run: Run,
+    options: GenerateOptions,
+    length: int,
+    device: torch.device | str = "cpu",
+    *,
+    stride: int | None = None,
 ) -> TextStreams:
     """The same, one character after the other."""
     if run.text is None or run.text.kind != "characters":
@@ -85,7 +96,7 @@ def stream_text(
         valid = f"a whole number from 1 to {LONGEST // count:,}" if count <= LONGEST else "a smaller --count"
         found = f"{length} characters of each of {count} texts" if count > 1 else str(length)
         raise ConfigError("a valid --length", found, valid)
-    if not 1 <= stride <= context:
+    if stride is not None and not 1 <= stride <= context:
         valid = f"a whole number from 1 to the model's context, {context}"
         raise ConfigError("a valid --stride", str(stride), valid)
     prefix = normalize(options.prefix)
@@ -105,7 +116,7 @@ def continuations(
     length: int,
     options: GenerateOptions,
     seeds: Sequence[int],
-    stride: int = 1,
+    stride: int | None = None,
 ) -> Iterator[list[int]]:
     """The next id of each stream, `length` times.
 
@@ -118,6 +129,7 @@ def continuations(
         stride: as in `continue_text`.
     """
     context, device, count = decoder.model.config.block_size, decoder.device, len(seeds)
+    stride = max(1, context // 2) if stride is None else stride
     window = [torch.full((count,), number) for number in ids]  # T × (B,)
     logits = decoder.start(torch.stack(window, dim=1).to(device))  # (B, V)
     for left, numbers in zip(range(length - 1, -1, -1), _numbers(seeds), strict=False):
