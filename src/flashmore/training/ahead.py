@@ -126,7 +126,13 @@ def _build(program: Program, folder: Path) -> Path:
         Exception: PyTorch's compiler failed; see `flashmore.errors.is_of_the_compiler`.
     """
     package = folder / "step.pt2"
-    options = torch._inductor.list_mode_options(program.mode) | {"autotune_num_choices_displayed": 0}
+    options = torch._inductor.list_mode_options(program.mode) | {
+        "autotune_num_choices_displayed": 0,
+        # Optimizing the calls of the kernels takes 5 s and makes no step faster (docs/log.md). Precompiled
+        # headers take longer than they save for two files.
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.precompile_headers": False,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's compiler uses APIs that PyTorch has deprecated
         torch._inductor.aoti_compile_and_package(
