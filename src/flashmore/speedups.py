@@ -152,7 +152,7 @@ CATALOGUE: dict[str, Entry] = {
         ("cuda",), EXACT,
         "with a small model, the GPU finishes kernels faster than the CPU launches them",
         "a private memory pool, and about a second for the capture",
-        "tests/training/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
+        "tests/training/compiled/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
         excludes=("trim", "pack"),
     ),
     "replay": Entry(
@@ -161,7 +161,7 @@ CATALOGUE: dict[str, Entry] = {
         ("cuda",), EXACT,
         "for very short steps, even one launch per step leaves the GPU idle",
         "capturing eight steps instead of one",
-        "tests/training/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
+        "tests/training/compiled/test_cuda_graph.py::test_a_captured_step_trains_as_the_plain_loop",
         needs=("cuda-graph",), excludes=("trim", "pack"),
     ),
     "tf32": Entry(

@@ -17,8 +17,8 @@ from flashmore.data.vocabulary import Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.ngram import LONGEST, NgramModel, Ngrams
 from flashmore.models.registry import build
+from flashmore.training.compiled.flat import FlatStep
 from flashmore.training.dataset import SMOOTHING_ORDER, Batch, Form, ItemDataset, ngram_targets
-from flashmore.training.flat import FlatStep
 from flashmore.training.step import EagerStep, mean_loss, training_loss
 
 NAMES = ("anna", "hanna", "susanna", "ann", "bella", "isabella", "anna")

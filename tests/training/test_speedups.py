@@ -20,11 +20,11 @@ from flashmore.errors import Interrupted
 from flashmore.models.transformer import Dropout
 from flashmore.runs import Run
 from flashmore.speedups import CATALOGUE, EXACT, NUMERICS, changed
+from flashmore.training.compiled.flat import FlatStep
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Batch
 from flashmore.training.decide import why_not
 from flashmore.training.fit import fit
-from flashmore.training.flat import FlatStep
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.resolve import resolve_model, resolve_speed
 from flashmore.training.trainer import Trainer

@@ -14,7 +14,7 @@ from flashmore.models.config import ModelConfig
 from flashmore.ranks import world_size
 from flashmore.specs import model_spec
 from flashmore.speedups import CATALOGUE, EXACT, GROUPS, SWITCHES, switches
-from flashmore.training.products import has_bfloat16
+from flashmore.training.compiled.products import has_bfloat16
 
 Quartiles = tuple[float, float, float]
 

@@ -17,13 +17,13 @@ from flashmore.models.registry import parameters_of
 from flashmore.parallel import ALONE, Ranks
 from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
-from flashmore.training.ahead import cached_attention
+from flashmore.training.compiled.ahead import cached_attention
+from flashmore.training.compiled.program import padded_context, program_of
 from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.decide import Quartiles, decide
 from flashmore.training.fit import fit
 from flashmore.training.memory import out_of_memory, require_memory
-from flashmore.training.program import padded_context, program_of
 from flashmore.training.trainer import Trainer
 
 PADDING_MULTIPLE = 64

@@ -19,11 +19,11 @@ from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.parallel import ALONE, Ranks, shard, shard_like, whole_tensor
 from flashmore.runs import Checkpoint
-from flashmore.training.cuda_graph import CudaGraphStep
+from flashmore.training.compiled.cuda_graph import CudaGraphStep
+from flashmore.training.compiled.flat import FlatStep
+from flashmore.training.compiled.program import mode_of, program_of
 from flashmore.training.dataset import Batch, Dataset, Form
-from flashmore.training.flat import FlatStep
 from flashmore.training.optimizers import learning_rate_share
-from flashmore.training.program import mode_of, program_of
 from flashmore.training.step import EagerStep, Precision, mean_loss
 
 USUAL = ("fused-adamw",)

@@ -21,12 +21,12 @@ from flashmore.errors import ConfigError
 from flashmore.models.config import ModelConfig
 from flashmore.runs.records import convert
 from flashmore.terminal import say
-from flashmore.training.ahead import cached_attention, compile_for_later
+from flashmore.training.compiled.ahead import cached_attention, compile_for_later
+from flashmore.training.compiled.program import program_of
 from flashmore.training.corpus import Corpus, read_corpus
 from flashmore.training.decide import decide, why_not
 from flashmore.training.distillation import teacher_config
 from flashmore.training.fit import fit
-from flashmore.training.program import program_of
 from flashmore.training.resolve import (
     Resolved,
     resolve_attention,

@@ -38,9 +38,10 @@ TOKEN_INPUTS = (7, 8, 9, 10, 13)
 _CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "dtype")
 """The options that are constants of a step. Learning rates and weight decay are inputs."""
 _CODE = (
-    "ahead.py", "dataset.py", "optimizers.py", "products.py", "program.py", "step.py", "update.py",
+    "models/*.py", "backends/*.py", "training/compiled/*.py",
+    "training/dataset.py", "training/optimizers.py", "training/step.py",
 )  # fmt: skip
-"""The modules of this package of which a step consists."""
+"""The modules of which a step consists."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,9 @@ def _compiler_options() -> Iterator[tuple[str, str]]:
 @cache
 def _code_digest() -> str:
     """A digest of the code of which steps consist: after a change they must be compiled again."""
-    package = Path(__file__).parents[1]
-    files = [*(package / "models").glob("*.py"), *(package / "backends").glob("*.py")]
-    files += [Path(__file__).with_name(name) for name in _CODE]
-    texts = (f"{path.name}\0{path.read_text(encoding='utf-8')}\0" for path in sorted(files))
+    package = Path(__file__).parents[2]
+    files = sorted(path for pattern in _CODE for path in package.glob(pattern))
+    texts = (f"{path.name}\0{path.read_text(encoding='utf-8')}\0" for path in files)
     return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 

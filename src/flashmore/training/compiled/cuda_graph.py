@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from flashmore.runs import LossScale
+from flashmore.training.compiled.flat import FlatStep
 from flashmore.training.dataset import Batch
-from flashmore.training.flat import FlatStep
 from flashmore.training.step import Rates, Slices, seed_dropout
 
 WARM_UP = 3

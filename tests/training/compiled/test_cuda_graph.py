@@ -11,9 +11,9 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.runs import Run
+from flashmore.training.compiled.cuda_graph import CudaGraphStep
+from flashmore.training.compiled.flat import FlatStep
 from flashmore.training.corpus import read_corpus
-from flashmore.training.cuda_graph import CudaGraphStep
-from flashmore.training.flat import FlatStep
 from flashmore.training.loop import resume, train
 from flashmore.training.resolve import resolve, resolve_device
 from flashmore.training.trainer import REPLAYED, Trainer

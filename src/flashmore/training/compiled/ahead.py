@@ -24,10 +24,9 @@ from flashmore.errors import StorageError
 from flashmore.models.config import ModelConfig
 from flashmore.specs import backends, model_spec
 from flashmore.terminal import say
-from flashmore.training import libraries
-from flashmore.training.dataset import Batch
-from flashmore.training.products import use_onednn
-from flashmore.training.program import (
+from flashmore.training.compiled import libraries
+from flashmore.training.compiled.products import use_onednn
+from flashmore.training.compiled.program import (
     TOKEN_INPUTS,
     Program,
     batch_of,
@@ -36,7 +35,8 @@ from flashmore.training.program import (
     pads,
     program_of,
 )
-from flashmore.training.update import Buffers, Update
+from flashmore.training.compiled.update import Buffers, Update
+from flashmore.training.dataset import Batch
 
 UNUSED = -1e9
 """Added to the logits of ids that the vocabulary does not have: their probability is exactly 0."""

@@ -23,11 +23,11 @@ from torch.distributed._functional_collectives import all_reduce
 from flashmore.config import TrainConfig
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import LossScale
-from flashmore.training.ahead import Compiled
+from flashmore.training.compiled.ahead import Compiled
+from flashmore.training.compiled.program import Program
+from flashmore.training.compiled.update import Update
 from flashmore.training.dataset import Batch
-from flashmore.training.program import Program
 from flashmore.training.step import Rates, Slices, seed_dropout
-from flashmore.training.update import Update
 
 
 class FlatStep:

@@ -13,8 +13,8 @@ import torch
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, StorageError
 from flashmore.models.config import ModelConfig
-from flashmore.training import ahead, libraries
-from flashmore.training.program import TOKENS_MULTIPLE, Program, program_of
+from flashmore.training.compiled import ahead, libraries
+from flashmore.training.compiled.program import TOKENS_MULTIPLE, Program, program_of
 from flashmore.training.warm import Background, warm
 from forks import Forks
 
@@ -289,7 +289,7 @@ def test_a_second_list_finds_the_step_of_the_first_without_a_compiler(
 
 @pytest.mark.long
 def test_rows_that_pad_tables_stay_zero(lists: dict[str, Path]) -> None:
-    from flashmore.training.flat import FlatStep
+    from flashmore.training.compiled.flat import FlatStep
     from flashmore.training.starting import begun
 
     config = TrainConfig(
