@@ -28,7 +28,7 @@ def main() -> None:
     config = replace(config, speedups=("exact",))
     corpus = read_corpus(config)
     resolved = resolve(config, corpus, resolve_device(config.device))
-    data = corpus.parts(resolved.config, resolved.device).train
+    data = corpus.datasets(resolved.config, resolved.device).train
     trainer = resolved.trainer(data)
     theirs = their_model(import_makemore(script), trainer.model, resolved.model_config)
     # The same names as rows: what makemore is given.

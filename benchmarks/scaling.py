@@ -246,7 +246,7 @@ def _resolved(options: tuple[tuple[str, Any], ...]) -> tuple[Resolved, Dataset]:
     config = TrainConfig(**dict(options))
     corpus = read_corpus(config)
     resolved = resolve(config, corpus, CPU)
-    return resolved, corpus.parts(resolved.config, CPU).train
+    return resolved, corpus.datasets(resolved.config, CPU).train
 
 
 class Workers:

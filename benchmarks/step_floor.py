@@ -130,7 +130,7 @@ def _resolved(options: Options) -> tuple[Resolved, Dataset]:
         config = replace(config, file=options.data, split=options.split)
     corpus = read_corpus(config)
     resolved = resolve(config, corpus, resolve_device("cpu"))
-    return resolved, corpus.parts(resolved.config, resolved.device).train
+    return resolved, corpus.datasets(resolved.config, resolved.device).train
 
 
 def _tokens(trainer: Trainer) -> int:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from flashmore.data import prepared as module
 from flashmore.data.items import read_words
-from flashmore.data.long_text import LongText, Parts, read_long_text
+from flashmore.data.long_text import LongText, PartRanges, read_long_text
 from flashmore.data.prepared import Encoder, Mode, Prepared, beside, prepare, read_prepared
 from flashmore.data.text import START, read_pieces, read_text
 from flashmore.errors import ConfigError, DataError, RunError, StorageError
@@ -28,7 +28,7 @@ ENCODINGS = (
     "utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-7", "latin-1", "shift_jis", "iso2022_jp",
     "iso2022_kr", "hz", "gb18030", "big5hkscs", "euc_jis_2004", "cp1258",
 )  # fmt: skip
-PARTS = Parts((0, 9), (9, 9), (9, 9))
+PARTS = PartRanges((0, 9), (9, 9), (9, 9))
 JOINING = "ae\u0301\u0323\u1100\u1161\u11a8가か\u3099\ufeff\r\n \u03b1Å日~x"
 
 

@@ -48,7 +48,7 @@ def test_targets_are_the_mean_of_what_the_teachers_predict(teachers: tuple[str, 
     config, corpus = replace(SMALL, teacher=teachers), read_corpus(SMALL)
     config = fit(config, corpus)[0]
     runs = open_teachers(config, corpus.split, corpus.vocabulary)
-    data = corpus.parts(config, torch.device("cpu"), teachers=runs).train
+    data = corpus.datasets(config, torch.device("cpu"), teachers=runs).train
     models = [load_model(run, "cpu") for run in runs]
     batch = data.batch(3)
     with torch.inference_mode():

@@ -163,7 +163,7 @@ def test_gradients_are_those_of_one_process_within_the_error_budget(folder: Path
 def gradient_of(config: TrainConfig, path: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """The gradient of the first batch, by one backward pass."""
     run = Run.open(path)
-    data = read_corpus(config).parts(config, CPU).train
+    data = read_corpus(config).datasets(config, CPU).train
     trainer = Trainer(config, run.model, data, CPU)
     model, batch = trainer.model.to(dtype), trainer.batch(0)
     if batch.soft_targets is not None:
@@ -207,7 +207,7 @@ def test_the_other_ranks_write_nothing(folder: Path, alone: Path) -> None:
 @pytest.mark.parametrize("form", ["padded", "trimmed", "packed"])
 def test_the_slices_of_all_ranks_are_the_batch(size: int, form: Form) -> None:
     config = TrainConfig(**SMALL | {"batch_size": 192})
-    data = read_corpus(config).parts(config, CPU).train
+    data = read_corpus(config).datasets(config, CPU).train
     whole = data.batch(3, form)
     parts = [data.batch(3, form, part) for rank in range(size) for part in Ranks(rank, size).slices(config)]
     real = [batch.targets[batch.targets != IGNORE] for batch in (whole, *parts)]
@@ -220,7 +220,7 @@ def test_dropout_is_seeded_by_the_step_and_the_slice() -> None:
     config = TrainConfig(**SLICED)
     corpus = read_corpus(config)
     model = replace(resolve_model(config, corpus), attention="manual")
-    data = corpus.parts(config, CPU).train
+    data = corpus.datasets(config, CPU).train
 
     def seeds(ranks: Ranks) -> list[int | None]:
         trainer = Trainer(config, model, data, CPU, ranks=ranks)
@@ -316,7 +316,7 @@ config = TrainConfig(
 )
 corpus = read_corpus(config)
 model = replace(resolve_model(config, corpus), attention="sdpa")
-data = corpus.parts(config, device("cpu")).train
+data = corpus.datasets(config, device("cpu")).train
 for slices, parallel in ((64, "ddp"), (0, "fsdp")):  # the fake group does not support DistributedDataParallel
     changed = replace(config, slices=slices, parallel=parallel)
     trainer = Trainer(changed, model, data, device("cpu"), (), Ranks(63, 64, True))

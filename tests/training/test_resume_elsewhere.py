@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def here(config: TrainConfig, model_config: ModelConfig) -> Resolved:
-    data = read_corpus(config).parts(config, CPU).train
+    data = read_corpus(config).datasets(config, CPU).train
     return resolve_speed(config, model_config, CPU, data, replaceable=True)
 
 

@@ -57,7 +57,7 @@ def make(config: TrainConfig) -> Make:
     def build(*names: str, double: bool = False, **changes: Any) -> Trainer:
         asked = replace(changed(config, names), **changes)
         model_config = resolve_model(asked, corpus)
-        data = corpus.parts(asked, CPU).train
+        data = corpus.datasets(asked, CPU).train
         was = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64 if double else torch.float32)
         try:

@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     ranks = Ranks(0, command.ranks)
     device = torch.device("cpu" if config.device == "cpu" else "cuda")
     config = resolve_parallel(config, model_config, device, ranks)
-    tokens = corpus.parts(config, torch.device("cpu")).train.tokens_a_batch
+    tokens = corpus.datasets(config, torch.device("cpu")).train.tokens_a_batch
     cost = cost_of(config, model_config, ranks, tokens)
     hardware = Hardware(**{name: value for name, (value, _) in constants.items()}) if constants else None
     facts = {

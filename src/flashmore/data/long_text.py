@@ -43,7 +43,7 @@ _WHOLE = "a .bin file of unsigned 16-bit ids"
 
 
 @dataclass(frozen=True)
-class Parts:
+class PartRanges:
     """Consecutive ranges [start, stop) of train, validation and test in a text."""
 
     train: tuple[int, int]
@@ -72,7 +72,7 @@ class LongText:
     largest: int
     origin: str
     """SHA-256 of the text (as read, in UTF-8) or of the `.bin` file; a name for random ids."""
-    parts: Parts
+    parts: PartRanges
     store_sha256: str | None = None
     """SHA-256 of the token file in the run's folder; None before it is written, and for a `.bin` file."""
     order: str | None = None
@@ -245,11 +245,11 @@ def _require_no_size(vocabulary_size: int | None, file: Path) -> None:
         )
 
 
-def cut_parts(count: int, shares: str, context: int, source: str) -> Parts:
+def cut_parts(count: int, shares: str, context: int, source: str) -> PartRanges:
     """Split a text of `count` ids by position; a part with a share must hold a window and the id after it."""
     train, validation, test = parse_shares(shares)
     first, second = int(count * train / 100), int(count * (train + validation) / 100)
-    parts = Parts((0, first), (first, second), (second, count))
+    parts = PartRanges((0, first), (first, second), (second, count))
     sizes = {
         name: stop - start
         for (name, (start, stop)), share in zip(vars(parts).items(), (train, validation, test), strict=True)

@@ -79,7 +79,7 @@ class _Config:
 
 
 @dataclass(frozen=True)
-class _Parts(Split):
+class _StoredSplit(Split):
     """split.json."""
 
     text: LongText | None = None
@@ -90,7 +90,7 @@ def encode(settings: Settings) -> dict[str, bytes]:
     """Encode the files, by name; a DataError for too many items."""
     split = settings.split
     items = split.train, split.validation, split.test, split.leak_share, split.weights
-    parts = _Parts(*items, settings.text, settings.stored)
+    parts = _StoredSplit(*items, settings.text, settings.stored)
     files = {
         VOCABULARY: records.encode(asdict(settings.vocabulary), indent=None),
         SPLIT: msgspec.json.encode(parts),  # many times faster than json and asdict, for millions of items
@@ -131,7 +131,7 @@ def read(folder: Path) -> tuple[Settings, str]:
         raise RunError(f"format {FORMAT} in {path}", found, valid)
     config = records.convert(records.unseal(record, path), _Config, f"the settings of a run in {path}")
     split, vocabulary = (_read_part(folder / name, config) for name in (SPLIT, VOCABULARY))
-    parts = records.convert(split, _Parts, f"the parts in {folder / SPLIT}")
+    parts = records.convert(split, _StoredSplit, f"the parts in {folder / SPLIT}")
     settings = Settings(
         config.requested,
         config.config,

@@ -29,7 +29,7 @@ from flashmore.share.hugging_face import ACTIVATIONS
 from flashmore.share.makemore import MAKEMORE_MODELS, Found, Weights
 from flashmore.specs import model_spec
 from flashmore.strict_json import read
-from flashmore.training.corpus import open_parts, read_corpus
+from flashmore.training.corpus import open_datasets, read_corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.result import TrainResult
 from flashmore.training.trainer import evaluate
@@ -110,7 +110,7 @@ def _config(found: Found, data: Path) -> TrainConfig:
 
 def _result(run: Run, config: TrainConfig) -> TrainResult:
     """The losses of the imported weights on the held-out parts."""
-    model, parts = load_model(run, "cpu"), open_parts(run, config, torch.device("cpu"))
+    model, parts = load_model(run, "cpu"), open_datasets(run, config, torch.device("cpu"))
 
     def loss_of(part: Dataset | None) -> float | None:
         return None if part is None else evaluate(model, part, nullcontext)

@@ -70,13 +70,13 @@ class Corpus:
         in_memory = self.split.weights is None and self.stored is None
         return in_memory and self.positions * self.vocab_size <= MOST_SMOOTHED
 
-    def parts(
+    def datasets(
         self,
         config: TrainConfig,
         device: torch.device,
         ids: Ids | None = None,
         teachers: Sequence[Run] = (),
-    ) -> "Parts":
+    ) -> "Datasets":
         """Encode the parts.
 
         Args:
@@ -152,11 +152,11 @@ class Corpus:
             found = {name: windows(ids, part) for name, part in bounds.items()}
         if found["train"] is None:
             raise RunError("training data", "an empty training part", INTACT)
-        return Parts(found["train"], found["validation"], found["test"], unleaked, described)
+        return Datasets(found["train"], found["validation"], found["test"], unleaked, described)
 
 
 @dataclass(frozen=True)
-class Parts:
+class Datasets:
     """The encoded parts of a run's data, on its device."""
 
     train: Dataset
@@ -208,7 +208,7 @@ def read_corpus(config: DataConfig) -> Corpus:
     return Corpus(split, vocabulary, None, vocabulary.size, longest + 1, notes=notes)
 
 
-def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
+def open_datasets(run: Run, config: TrainConfig, device: torch.device) -> Datasets:
     """Open the data of a run; a damaged token file of a long text is rebuilt.
 
     Raises:
@@ -221,4 +221,4 @@ def open_parts(run: Run, config: TrainConfig, device: torch.device) -> Parts:
             ids = run.text.ids(run.path, run.vocabulary)
     stored = run.settings.stored
     corpus = Corpus(run.split, run.vocabulary, run.text, run.model.vocab_size, run.model.block_size, stored)
-    return corpus.parts(config, device, ids, kept_teachers(run))
+    return corpus.datasets(config, device, ids, kept_teachers(run))

@@ -182,8 +182,8 @@ def _log(
     line: dict[str, Any] = {"step": trainer.done, "loss": logged.loss, "step_ms": logged.step_ms}
     pauses = trainer.done % config.eval_interval == 0 or trainer.done == config.max_steps
     session.unevaluated = None
-    if pauses and session.parts.validation is not None:
-        line["val_loss"] = _evaluate(session, session.parts.validation, requests, observer)
+    if pauses and session.datasets.validation is not None:
+        line["val_loss"] = _evaluate(session, session.datasets.validation, requests, observer)
         if line["val_loss"] is None:
             session.unevaluated = logged
             session.save()
@@ -286,10 +286,10 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
         steps=session.trainer.done,
         train_seconds=session.train_seconds,
         step_ms=_step_ms(session, stretches_ms),
-        val_loss=loss_of(session.parts.validation),
-        test_loss=loss_of(session.parts.test),
+        val_loss=loss_of(session.datasets.validation),
+        test_loss=loss_of(session.datasets.test),
         leak_share=run.split.leak_share,
-        test_loss_unleaked=loss_of(session.parts.unleaked),
+        test_loss_unleaked=loss_of(session.datasets.unleaked),
         ngram=ngram,
     )
 

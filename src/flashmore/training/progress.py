@@ -65,7 +65,7 @@ class ProgressLine(Observer):
                 print_to(file.fileno())
         run, resolved = session.run, session.resolved
         self.config = session.config
-        lines = [f"{run.model.model} on {session.parts.described}; {resolved.device}; run {run.path}"]
+        lines = [f"{run.model.model} on {session.datasets.described}; {resolved.device}; run {run.path}"]
         if resolved.choice is not None:
             lines.append(f"attention: {resolved.choice.backend} ({resolved.choice.why})")
         for line in (*lines, *resolved.notes, *conditions()):

@@ -64,7 +64,7 @@ def resolve(config: TrainConfig, corpus: Corpus, device: torch.device) -> Resolv
         ConfigError, BackendUnavailable, TrainingFailed: see `resolve_speed`.
     """
     config, reasons = fit(config, corpus)
-    data = corpus.parts(config, device).train
+    data = corpus.datasets(config, device).train
     resolved = resolve_speed(config, resolve_model(config, corpus), device, data)
     return replace(resolved, notes=(*reasons, *resolved.notes))
 

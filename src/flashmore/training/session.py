@@ -8,7 +8,7 @@ from flashmore.errors import FlashmoreError, TrainingFailed
 from flashmore.parallel import Ranks
 from flashmore.runs import Run, State, Unevaluated
 from flashmore.runs.metrics import MetricsLog
-from flashmore.training.corpus import Parts
+from flashmore.training.corpus import Datasets
 from flashmore.training.resolve import Resolved
 from flashmore.training.saving import Saver
 from flashmore.training.trainer import Trainer
@@ -20,7 +20,7 @@ class Session:
 
     run: Run
     resolved: Resolved
-    parts: Parts
+    datasets: Datasets
     """The data; the trainer has the training part."""
     trainer: Trainer
     metrics: MetricsLog | None

@@ -20,7 +20,7 @@ from flashmore.runs.metrics import MetricsLog
 from flashmore.runs.records import convert, digest
 from flashmore.runs.settings import TEACHERS, require_run, require_same, versions_here
 from flashmore.specs import model_spec
-from flashmore.training.corpus import Parts, open_parts, read_corpus
+from flashmore.training.corpus import Datasets, open_datasets, read_corpus
 from flashmore.training.distillation import open_teachers, packs_of
 from flashmore.training.fit import fit
 from flashmore.training.folders import config_of, holds_run, lock_new, started_before
@@ -116,7 +116,7 @@ class _Opened:
 
     run: Run
     resolved: Resolved
-    parts: Parts
+    datasets: Datasets
     metrics: MetricsLog | None
     state: State
     trainer: Trainer | None = None
@@ -136,16 +136,16 @@ class _Opened:
     def session(self, ranks: Ranks) -> Session:
         """The session, which all ranks begin together."""
         if self.trainer is not None:
-            return Session(self.run, self.resolved, self.parts, self.trainer, self.metrics)
-        trainer = self.resolved.trainer(self.parts.train, ranks)
+            return Session(self.run, self.resolved, self.datasets, self.trainer, self.metrics)
+        trainer = self.resolved.trainer(self.datasets.train, ranks)
         require_memory(trainer, advise=False)
         checkpoint = self.run.load_checkpoint(layout_of(trainer.step.state_dict()), self.state.step)
         trainer.restore(checkpoint)
         state = self.state
         if self.metrics is not None and checkpoint.state != state:  # the best weights are lost
             self.run.save_checkpoint(replace(checkpoint, state=state), self.resolved.config.keep)
-        parts = (self.run, self.resolved, self.parts, trainer, self.metrics)
-        return Session(*parts, state.best_loss, state.best_step, state.train_seconds, state.unevaluated)
+        begun = (self.run, self.resolved, self.datasets, trainer, self.metrics)
+        return Session(*begun, state.best_loss, state.best_step, state.train_seconds, state.unevaluated)
 
 
 def _opened_after(message: dict[str, Any]) -> _Opened:
@@ -165,7 +165,7 @@ def _opened_after(message: dict[str, Any]) -> _Opened:
     changed = {name: message[name] for name in ("attention", "padding_multiple")}
     resolved = Resolved(config, replace(run.model, **changed), device, None, ())
     state = convert(message["state"], State, f"the state of {run.path}")
-    return _Opened(run, resolved, open_parts(run, config, device), None, state)
+    return _Opened(run, resolved, open_datasets(run, config, device), None, state)
 
 
 @contextmanager
@@ -217,8 +217,8 @@ def _begun(
         if teach is not None and config.teachers:
             folder = lock_new(lock, config.model, out)
             teachers = teach(config, folder)
-        parts = corpus.parts(config, device, teachers=teachers)
-        resolved = resolve_speed(config, asked.model, device, parts.train, ranks=ranks)
+        datasets = corpus.datasets(config, device, teachers=teachers)
+        resolved = resolve_speed(config, asked.model, device, datasets.train, ranks=ranks)
         resolved = replace(resolved, notes=(*corpus.notes, *reasons, *resolved.notes))
         folder = folder or lock_new(lock, config.model, out)
         packs = packs_of(teachers)
@@ -232,16 +232,16 @@ def _begun(
             for name, data in zip(TEACHERS, packs, strict=False):
                 replace_file(run.path / name, data)
             if corpus.text is not None:
-                parts = open_parts(run, config, device)
+                datasets = open_datasets(run, config, device)
             # Several ranks may share a model that does not fit on one device; all load this checkpoint.
             alone = replace(resolved, device=torch.device("cpu")) if ranks.connected else resolved
-            trainer = alone.trainer(parts.train, replace(ranks, connected=False))
+            trainer = alone.trainer(datasets.train, replace(ranks, connected=False))
             if not ranks.connected:
                 require_memory(trainer)
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
         with run.log_metrics(first) as metrics:
-            yield _Opened(run, resolved, parts, metrics, first, None if ranks.connected else trainer)
+            yield _Opened(run, resolved, datasets, metrics, first, None if ranks.connected else trainer)
 
 
 @contextmanager
@@ -258,9 +258,9 @@ def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: R
         if steps is not None and steps < state.step:
             found = f"{steps}, but {state.step} steps are done"
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
-        resolved, parts = _resolved_again(run, state, steps, changes, ranks)
+        resolved, datasets = _resolved_again(run, state, steps, changes, ranks)
         with run.log_metrics(state) as metrics:
-            yield _Opened(run, resolved, parts, metrics, state)
+            yield _Opened(run, resolved, datasets, metrics, state)
 
 
 def _device_of(path: Path) -> str:
@@ -287,7 +287,7 @@ def _device_here(config: TrainConfig) -> tuple[torch.device, tuple[str, ...]]:
 
 def _resolved_again(
     run: Run, state: State, steps: int | None, changes: Mapping[str, Any], ranks: Ranks
-) -> tuple[Resolved, Parts]:
+) -> tuple[Resolved, Datasets]:
     if not state.max_steps:
         valid = "flashmore generate, score, compare, page or export"
         raise RunError(
@@ -306,6 +306,6 @@ def _resolved_again(
     if model_spec(run.model.model).attends:
         config = replace(config, attention=run.model.attention)
     config = resolve_parallel(config, run.model, device, ranks)
-    parts = open_parts(run, config, device)
-    resolved = resolve_speed(config, run.model, device, parts.train, replaceable=True, ranks=ranks)
-    return replace(resolved, notes=(*notes, *resolved.notes)), parts
+    datasets = open_datasets(run, config, device)
+    resolved = resolve_speed(config, run.model, device, datasets.train, replaceable=True, ranks=ranks)
+    return replace(resolved, notes=(*notes, *resolved.notes)), datasets

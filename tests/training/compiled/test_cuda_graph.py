@@ -45,7 +45,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         config = replace(config, device=device, speedups=names or ("none",), attention="manual", **changes)
         corpus = read_corpus(config)
         resolved = resolve(config, corpus, resolve_device(device))
-        return resolved.trainer(corpus.parts(resolved.config, resolved.device).train)
+        return resolved.trainer(corpus.datasets(resolved.config, resolved.device).train)
 
     return build
 
