@@ -135,7 +135,10 @@ def main() -> int:
 
 
 def measure(options: Options) -> int:
-    """Check the machine and the folder, run the parts, write the report."""
+    """Check the machine, the folder and the checkouts, run the parts, write the report."""
+    for checkout, file in ((options.makemore, "makemore.py"), (options.nanogpt, "model.py")):
+        if checkout is not None and not (checkout / file).is_file():
+            raise UsageError(f"a checkout with {file}", str(checkout), "its folder, or omit the option")
     environment = _environment(options)
     told = _told(options)
     todo = parts(options, environment["environment"]["capability"])
@@ -183,10 +186,10 @@ def _environment(options: Options) -> dict[str, Any]:
 
 def _told(options: Options) -> dict[str, dict[str, Any]]:
     """What became of each part before."""
-    before = _record(options.out, "parts") or {"smoke_test": options.smoke_test, "parts": {}}
+    before = {"smoke_test": options.smoke_test, "parts": {}} | (_record(options.out, "parts") or {})
     if before["smoke_test"] != options.smoke_test:
         kinds = ("measurements", "a smoke test")
-        found = kinds[before["smoke_test"]]
+        found = kinds[not options.smoke_test]
         raise UsageError(f"a folder of {kinds[options.smoke_test]}", found, NEW)
     return dict(before["parts"])
 
@@ -265,9 +268,10 @@ def _report(out: Path) -> str:
 
 
 def _record(folder: Path, name: str) -> Any:
-    """The JSON document of this name; None if there is none, or not a whole one."""
+    """The JSON object of this name; None if there is none, or not a whole one."""
     with suppress(OSError, ValueError):
-        return json.loads((folder / f"{name}.json").read_bytes())
+        found = json.loads((folder / f"{name}.json").read_bytes())
+        return found if isinstance(found, dict) else None
     return None
 
 

@@ -9,6 +9,7 @@ fills. A figure that one side cannot measure is named with the reason. Exit code
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -149,6 +150,7 @@ FIGURES: dict[str, Callable[[Side], list[float]]] = {
 
 def main() -> int:
     """Measure and print; 1 if anything is slower."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: removes the worktree
     try:
         options = tyro.cli(Options, config=(tyro.conf.FlagCreatePairsOff,))
         record = compare(options)

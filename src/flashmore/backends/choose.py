@@ -340,7 +340,7 @@ def _remember(path: Path, problem: Problem, candidates: tuple[Candidate, ...]) -
     answers = [asdict(replace(candidate, samples_ms=())) for candidate in candidates]
     document = json.dumps({"key": problem.key(), "candidates": answers}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(path, document.encode())
     except (OSError, StorageError) as error:
         return f" (not cached: {error.found if isinstance(error, StorageError) else error.strerror})"

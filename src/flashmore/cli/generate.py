@@ -41,7 +41,8 @@ class Generate:
     """For a run on one long text: number of characters to generate. If omitted, 500."""
     stride: int | None = None
     """For a run on one long text: number of characters by which the window moves once the context is full. If
-    omitted, half the context. With 1, each depends on exactly the last --block-size characters; slower."""
+    omitted, half the context of a transformer, and 1 for other models. With 1, each depends on exactly the
+    last --block-size characters."""
     json: bool = False
     """Print the result to stdout as JSON, and nothing else."""
 

@@ -113,7 +113,7 @@ def _for_users(error: Exception) -> FlashmoreError | None:
             "enough memory to finish the command", found, "more free memory, or smaller sizes"
         )
     if is_of_the_compiler(error):
-        valid = "a working C++ compiler, or --speedups without compile and max-autotune"
+        valid = "a working C++ compiler, space for its cache, or --speedups without compile and max-autotune"
         return FlashmoreError("torch.compile to succeed", found, valid)
     if isinstance(error, ModuleNotFoundError) and error.name == "torch":
         return UsageError("torch for this command", "torch is not installed", "`pip install torch`")

@@ -26,6 +26,8 @@ class Decoder:
         # n-grams have no parameters.
         self.device = next(model.parameters(), torch.empty(0)).device
         self._ids = torch.empty(0)
+        self.stride = 1
+        """By how many positions to move the window of a long text, once the context is full."""
 
     def start(self, ids: Tensor) -> Tensor:
         """Start with ids (B, T) int64; returns the logits of the last position, (B, V)."""
@@ -63,6 +65,7 @@ class CachedDecoder(Decoder):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._config: ModelConfig = self.model.config
+        self.stride = max(1, self._config.block_size // 2)
         sizes = (self._config.n_layer, 0, self._config.n_embd)
         self._cache = next(model.parameters()).new_empty(sizes)  # (L, N, C)
         self._kept = self._cache.view(

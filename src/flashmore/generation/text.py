@@ -56,11 +56,11 @@ def continue_text(
 
     Each character is conditioned on all characters before it, until the context, T characters, is full; a
     model with a KV cache computes one position for each. Then the window moves by `stride` characters, by
-    default half the context: all positions are computed again, since each changes, and the next
-    `stride` - 1 characters cost one position each. Every character is thus conditioned on the last
-    T + 1 - `stride` to T; with a stride of 1 always on T, as in nanoGPT's `sample.py`. Without a prefix the
-    model first sees one line ending, or else the text's first character in code point order, which is not
-    part of the sample.
+    default half the context with a KV cache and 1 without: all positions are computed again, since each
+    changes, and with a cache the next `stride` - 1 characters cost one position each. Every character is
+    thus conditioned on the last T + 1 - `stride` to T; with a stride of 1 always on T, as in nanoGPT's
+    `sample.py`. Without a prefix the model first sees one line ending, or else the text's first character in
+    code point order, which is not part of the sample.
 
     Of the options, `count`, `prefix`, `temperature`, `top_k`, `top_p` and `seed` apply to text. Text i,
     counted from 0, has the seed `seed` + i (modulo 2⁶³), so it does not depend on the others.
@@ -129,7 +129,7 @@ def continuations(
         stride: as in `continue_text`.
     """
     context, device, count = decoder.model.config.block_size, decoder.device, len(seeds)
-    stride = max(1, context // 2) if stride is None else stride
+    stride = decoder.stride if stride is None else stride
     window = [torch.full((count,), number) for number in ids]  # T × (B,)
     logits = decoder.start(torch.stack(window, dim=1).to(device))  # (B, V)
     for left, numbers in zip(range(length - 1, -1, -1), _numbers(seeds), strict=False):

@@ -10,7 +10,7 @@ import torch
 from flashmore.backends.choose import Choice, Problem, choose
 from flashmore.call import CallOptions
 from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
-from flashmore.errors import BackendUnavailable, ConfigError, is_out_of_memory
+from flashmore.errors import BackendUnavailable, ConfigError, is_of_the_compiler, is_out_of_memory
 from flashmore.memory import CGROUP, cpu_quota, free_bytes
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import parameters_of
@@ -173,7 +173,14 @@ def resolve_attention(
         dtype=config.dtype,
         dropout=config.attention_dropout,
     )
-    return choose(name, Problem(options, device, compiled))
+    problem = Problem(options, device, compiled)
+    try:
+        return choose(name, problem)
+    except Exception as error:
+        if not (compiled and is_of_the_compiler(error)):
+            raise
+        # What becomes of the step then, its first call shows.
+        return choose(name, replace(problem, compiled=False))
 
 
 def resolve_speed(

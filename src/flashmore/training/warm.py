@@ -17,10 +17,11 @@ import msgspec
 import torch
 
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError
+from flashmore.errors import ConfigError, FlashmoreError
 from flashmore.models.config import ModelConfig
 from flashmore.runs.records import convert
 from flashmore.terminal import say
+from flashmore.training.compiled import libraries
 from flashmore.training.compiled.ahead import cached_attention, compile_for_later
 from flashmore.training.compiled.program import program_of
 from flashmore.training.corpus import Corpus, read_corpus
@@ -77,6 +78,7 @@ def _warm_one(config: TrainConfig, corpus: Corpus, device: torch.device) -> bool
 def _warm(config: TrainConfig, model_config: ModelConfig, speedups: Collection[str]) -> bool:
     if cached_attention(config, model_config, CPU, speedups) is not None:
         return False
+    libraries.writable_folder()  # before a minute of compiling
     choice = resolve_attention(config.attention, config, model_config, CPU, compiled=True)
     sizes = model_config if choice is None else replace(model_config, attention=choice.backend)
     program = program_of(config, sizes, CPU, speedups)
@@ -154,7 +156,10 @@ def main() -> None:
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
     torch.set_num_threads(task.threads)
     config = convert(task.config, TrainConfig, "a config")
-    _warm(config, ModelConfig(**task.model), task.speedups)
+    try:
+        _warm(config, ModelConfig(**task.model), task.speedups)
+    except FlashmoreError as error:
+        sys.exit(f"{error.wanted}, found {error.found}")
 
 
 if __name__ == "__main__":

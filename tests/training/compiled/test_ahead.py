@@ -157,6 +157,50 @@ def test_nothing_is_kept_where_others_can_change_it(kept: Path, tmp_path: Path) 
         libraries.keep(program().digest, tmp_path / "step.pt2", automatic=False)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_folder_of_a_user_whose_group_may_write_is_his_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to("cache")
+    before = os.umask(0o002)
+    try:
+        for name in ("cache", "link"):  # made by the first one
+            monkeypatch.setenv("FLASHMORE_CACHE", str(tmp_path / name))
+            assert libraries.writable_folder() == tmp_path / name / "compiled"
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("what", ["cache", "folder"])
+def test_a_cache_that_others_can_change_is_named_once(
+    kept: Path, what: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = {"cache": kept.parents[1], "folder": kept.parent}[what]
+    folder.chmod(0o722)
+    assert find(program()) is find(program()) is None
+    assert capfd.readouterr().err.splitlines() == [
+        f"compiled steps in the cache are not used: others own or can change {folder}"
+    ]
+    with pytest.raises(StorageError, match="others own or can change") as refused:
+        libraries.writable_folder()
+    assert str(folder) in refused.value.valid
+
+
+def test_attention_is_chosen_where_the_compiler_fails(cache: Path) -> None:
+    from torch._inductor import config as inductor
+    from torch._inductor.utils import fresh_cache
+
+    from flashmore.training.resolve import resolve_attention
+
+    config = replace(CONFIG, batch_size=3)
+    with fresh_cache(), inductor.patch({"cpp.cxx": (str(cache / "c++"),)}):
+        found = resolve_attention("auto", config, SIZES, CPU, compiled=True)
+    assert found is not None
+    assert found.backend in {"manual", "math", "flash", "sdpa"}
+    assert "compiled" not in found.why
+
+
 def test_a_library_that_cannot_be_loaded_is_told(kept: Path) -> None:
     with pytest.raises(StorageError, match="TMPDIR"):
         libraries.load(kept)
@@ -339,7 +383,7 @@ def test_warm_uses_as_many_threads_as_training_may(
     finally:
         torch.set_num_threads(before)
     assert [made.threads for made in compiled] == [1]
-    assert not cache.exists()
+    assert not [*cache.glob("compiled/*")]
 
 
 def resolved_for_later(file: Path, model: str = "transformer") -> Any:

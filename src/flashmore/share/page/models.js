@@ -219,7 +219,7 @@ const MODELS = {
     };
   },
 
-  transformer({ vocab_size: V, n_layer: L, n_head: H, n_embd: C, activation }, tensors) {
+  transformer({ vocab_size: V, block_size, n_layer: L, n_head: H, n_embd: C, activation }, tensors) {
     const activate = ACTIVATIONS[activation];
     const D = C / H;
     const normed = (name, x, rows) => layerNorm(x, rows, tensors[`${name}.weight`], tensors[`${name}.bias`]);
@@ -227,6 +227,7 @@ const MODELS = {
       linear(x, rows, tensors[`${name}.weight`], tensors[`${name}.bias`], floats(rows * N));
     return {
       width: 2 * L * C,
+      stride: Math.max(1, Math.floor(block_size / 2)),
       step(ids, time, at, history, trace) {
         const rows = ids.length;
         const x = embedding(tensors["wte.weight"], ids, C);
@@ -369,7 +370,7 @@ export class Decoder {
 /** A model of a config, as `ModelConfig` has it, and its tensors by PyTorch's names. */
 export function build(config, tensors) {
   const made = MODELS[config.model](config, tensors);
-  return { ...made, config, context: config.block_size, size: config.vocab_size };
+  return { stride: 1, ...made, config, context: config.block_size, size: config.vocab_size };
 }
 
 /** The logits of a whole sequence, one Float64Array (V) per position. */

@@ -115,7 +115,7 @@ function together(model, start, first, prefix, numbers, beginning, options) {
 
 /**
  * Ids that continue a text, one by one without end, as generation/text.py does by default: once the context
- * is full, the window moves by half of it.
+ * is full, the window moves by the model's stride.
  * @param {number[]} ids the text so far, at least one id
  */
 export function* continuation(model, ids, options) {
@@ -131,7 +131,7 @@ export function* continuation(model, ids, options) {
     if (window.length <= model.context) {
       logits = decoder.extend([id]);
     } else {
-      window.splice(0, Math.max(1, Math.floor(model.context / 2)));
+      window.splice(0, model.stride);
       decoder = new Decoder(model);
       for (const each of window) logits = decoder.extend([each]);
     }

@@ -108,8 +108,10 @@ def _load(program: Program, *, automatic: bool) -> Any:
     if path is not None:
         with suppress(OSError):
             os.utime(path)  # the longest unused is removed first
-        with suppress(StorageError):  # a system whose C library is older, for example; it is compiled again
+        try:
             return libraries.load(path)
+        except StorageError as error:  # a system whose C library is older, for example
+            say(f"the compiled step in the cache cannot be loaded, so it is compiled again: {error.found}")
     with tempfile.TemporaryDirectory(prefix="flashmore-") as scratch:
         path = _build(program, Path(scratch))
         try:

@@ -8,7 +8,9 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import msgspec
@@ -16,6 +18,7 @@ import torch
 
 from flashmore.errors import FlashmoreError, StorageError
 from flashmore.files import cache_folder, disk_errors, is_temporary, read_regular, replace_file
+from flashmore.terminal import say
 
 LARGEST_LIBRARY, LARGEST_NOTE = 2**30, 2**20
 """Most bytes of the files of a step; ours have about 3 million and 200."""
@@ -43,12 +46,16 @@ def find(digest: str, *, automatic: bool = False) -> Path | None:
         digest: of the step's program.
         automatic: find only one whose attention backend was measured to be the fastest.
     """
-    cache = cache_folder()
-    if cache is None:
+    above = cache_folder()
+    if above is None:
         return None
-    path = cache / "compiled" / f"{digest}.pt2"
+    path = above / "compiled" / f"{digest}.pt2"
     try:
-        if any(_is_foreign(name) for name in (cache, path.parent, path, path.with_suffix(".json"))):
+        for folder in (above, path.parent):
+            if _is_foreign(folder):
+                _say_foreign(folder)
+                return None
+        if _is_foreign(path) or _is_foreign(path.with_suffix(".json")):
             return None
         note = msgspec.json.decode(read_regular(path.with_suffix(".json"), LARGEST_NOTE), type=_Note)
         library = read_regular(path, LARGEST_LIBRARY)
@@ -58,10 +65,21 @@ def find(digest: str, *, automatic: bool = False) -> Path | None:
     return path if fits else None
 
 
+@cache
+def _say_foreign(folder: Path) -> None:
+    say(f"compiled steps in the cache are not used: others own or can change {folder}")
+
+
 def _is_foreign(path: Path) -> bool:
     """Whether other users own or can change a file, whose code must then not be executed."""
+    if os.name != "posix":
+        return False
     status = path.lstat()
-    return os.name == "posix" and (status.st_uid != os.getuid() or bool(status.st_mode & _WRITABLE_BY_OTHERS))
+    if status.st_uid != os.getuid():
+        return True
+    if stat.S_ISLNK(status.st_mode):
+        return _is_foreign(path.resolve())
+    return bool(status.st_mode & _WRITABLE_BY_OTHERS)
 
 
 def load(path: Path) -> Any:
@@ -79,6 +97,29 @@ def load(path: Path) -> Any:
         raise StorageError("to load the compiled training step", found, valid) from error
 
 
+def writable_folder() -> Path:
+    """The folder for libraries, which is made if it is missing.
+
+    Raises:
+        StorageError: it cannot be written, others own or can change it, or there is no cache.
+    """
+    above = cache_folder()
+    if above is None:
+        raise StorageError("a cache folder", "no home folder", "a folder in $FLASHMORE_CACHE")
+    folder = above / "compiled"
+    with disk_errors(f"to write {folder}", folder):
+        for path in (above, folder):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_foreign(path):
+                valid = f"chmod go-w {path}, or another folder in $FLASHMORE_CACHE"
+                raise StorageError(
+                    "a cache folder of your own", f"{path}, which others own or can change", valid
+                )
+        with TemporaryFile(dir=folder):
+            pass
+    return folder
+
+
 def keep(digest: str, library: Path, *, automatic: bool) -> None:
     """Put a library into the cache.
 
@@ -87,20 +128,12 @@ def keep(digest: str, library: Path, *, automatic: bool) -> None:
         automatic: whether its attention backend was measured to be the fastest.
 
     Raises:
-        StorageError: the cache cannot be written, or there is no folder for it.
+        StorageError: see `writable_folder`.
     """
-    cache = cache_folder()
-    if cache is None:
-        raise StorageError("a cache folder", "no home folder", "a folder in $FLASHMORE_CACHE")
-    path = cache / "compiled" / f"{digest}.pt2"
+    path = writable_folder() / f"{digest}.pt2"
     data = library.read_bytes()
     note = _Note(hashlib.sha256(data).hexdigest(), automatic)
     with disk_errors(f"to write {path}", path):
-        cache.mkdir(parents=True, exist_ok=True)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        if _is_foreign(cache) or _is_foreign(path.parent):
-            found = f"{path.parent}, which others own or can change"
-            raise StorageError("a cache folder of your own", found, "another folder in $FLASHMORE_CACHE")
         for name, content in ((path, data), (path.with_suffix(".json"), msgspec.json.encode(note))):
             replace_file(name, content)
             name.chmod(0o600)
