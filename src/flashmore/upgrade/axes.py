@@ -160,6 +160,9 @@ def softmax_letter(layout: Letters, softmaxes: tuple[Value, ...]) -> str:
     letters = set()
     for softmax in softmaxes:
         dim = softmax.get(1, "dim") or softmax.named.get("axis")
+        if dim is None and len(layout) == 2 and MORE not in layout:
+            letters.add(layout[1])  # of two dimensions, PyTorch takes the last
+            continue
         if dim is None:
             raise Refuse(
                 "softmax() is called without dim, so PyTorch guesses the dimension",

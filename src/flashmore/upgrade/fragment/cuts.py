@@ -201,7 +201,9 @@ class Cuts:
             raise Refuse("a softmax that cannot be cut out")
         dim = term.value.get(1, "dim")
         dim_value = dim.detail if dim is not None and dim.op == "const" else None
-        if dim is not None and dim.op == "neg":
+        if dim is None:  # of two dimensions, see `softmax_letter`
+            dim_value = -1
+        elif dim.op == "neg":
             dim_value = -int(str(dim.args[0].detail))
         own = self.flow.seen.get(node)
         made_here = getattr(self.flow.seen.get(node.func), "op", "") != "partial"

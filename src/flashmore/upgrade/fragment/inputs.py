@@ -184,6 +184,8 @@ class Inputs:
             return
         axes = self.axes.of_view(term)
         node = term.value.node
+        if isinstance(node, ast.Call) and len(node.args) == 1 and self._is_own_shape(node.args[0]):
+            return
         if axes is None or not isinstance(node, ast.Call):
             raise Refuse("a reshape that cannot be cut out")
         arguments = (
@@ -198,6 +200,13 @@ class Inputs:
                 self.names[argument] = self.add(
                     self.fresh(wanted), self.text.of(argument), "size", (axis,), "int"
                 )
+
+    def _is_own_shape(self, node: ast.expr) -> bool:
+        """Whether a reshape is given the shape of scores or weights, or these: `*scores.size()`."""
+        value = self.flow.seen.get(node.value if isinstance(node, ast.Starred) else node)
+        if value is not None and value.op in ("attr:shape", "size") and len(value.args) == 1:
+            value = value.args[0]
+        return value in self.all.chain
 
     def mask(self, term: Term) -> None:
         """What a fill hides, as a tensor: the inside of `mask == 0` and `~mask`."""

@@ -4,6 +4,7 @@ import ast
 from collections.abc import Callable
 from dataclasses import replace
 
+from flashmore.upgrade.patterns.masks import INFINITE, fill_kind
 from flashmore.upgrade.source.attributes import UNKNOWN, Attribute, kind_of
 from flashmore.upgrade.source.graph import PRODUCTS, Closure, Condition, Value
 from flashmore.upgrade.source.inlining import Inlining
@@ -43,7 +44,7 @@ class Calls(Inlining):
     def call(self, node: ast.Call) -> Value:
         """The value of a call."""
         if isinstance(node.func, ast.Attribute) and not self._is_global(node.func):
-            base = self.expression(node.func.value)
+            base = self.expression(self._filled(node, node.func))
             callee = self._method(base, node.func)
         else:
             base, callee = None, self.expression(node.func)
@@ -54,6 +55,17 @@ class Calls(Inlining):
             return self._call_method(base, node.func.attr, args, named, node)  # type: ignore[attr-defined]
         assert callee is not None
         return self.apply(callee, [*args, *more], named, node)
+
+    def _filled(self, node: ast.Call, method: ast.Attribute) -> ast.expr:
+        """What a method is called on; in `x.data.masked_fill_(mask, -inf)` x itself.
+
+        Autograd sees no fill then, but softmax gives -inf no gradient either.
+        """
+        match method.value, node.args:
+            case ast.Attribute(value=inner, attr="data"), [_, fill] if method.attr == "masked_fill_":
+                hides = fill_kind(self.expression(fill), self.module) == INFINITE
+                return inner if hides and not node.keywords else method.value
+        return method.value
 
     def _is_global(self, node: ast.Attribute) -> bool:
         return bool(self.module.qualified(node)) and head(node) not in self.env
@@ -95,7 +107,7 @@ class Calls(Inlining):
             return self._call_global(str(callee.detail), callee, args, named, node)
         if callee.op == "selfattr":
             return self._call_attribute(callee, args, named, node)
-        if callee.op == "call" and callee.detail == "torch.nn.Softmax" and args:
+        if callee.op == "call" and callee.detail == "torch.nn.Softmax" and len(args) == 1 and not named:
             dim = callee.get(1, "dim")
             return self.make(
                 "softmax", args[:1], {"dim": dim} if dim is not None else {}, node, detail="made"
@@ -218,7 +230,7 @@ class Calls(Inlining):
         home = kind.home or self.module
         if kind.name == "softmax" and self.module.is_replaced("dim"):
             kind = UNKNOWN
-        if kind.name == "softmax" and args and isinstance(kind.expression, ast.Call):
+        if kind.name == "softmax" and len(args) == 1 and not named and isinstance(kind.expression, ast.Call):
             made = kind.expression
             dim = (
                 made.args[0] if made.args else next((e.value for e in made.keywords if e.arg == "dim"), None)

@@ -12,21 +12,14 @@ if TYPE_CHECKING:
 
 def _view(shapes: "Shapes", value: Value) -> Dims | None:
     sizes = value.args[1:]
-    if len(sizes) == 1 and number(sizes[0]) is None:
-        known = shapes.sizes(sizes[0])
-        if known is not None or sizes[0].op != "tuple":
-            return (
-                None if known is None else [f"rest:{value.key}" if each == "-1" else each for each in known]
-            )
-        sizes = sizes[0].args
-    sizes = tuple(
-        part
-        for each in sizes
-        for part in (each.args[0].args if each.op == "star" and each.args[0].op == "tuple" else (each,))
-    )
-    if any(each.op == "star" for each in sizes) or not sizes:
-        return None
-    return [f"rest:{value.key}" if number(each) == -1 else shapes.size(each) for each in sizes]
+    alone = len(sizes) == 1 and number(sizes[0]) is None and sizes[0].op != "star"
+    known = shapes.sizes(sizes[0]) if alone else shapes.listed(sizes)
+    return [f"rest:{value.key}" if each == "-1" else each for each in known] if known else None
+
+
+def _like(shapes: "Shapes", value: Value) -> Dims | None:
+    other = value.get(1, "other")
+    return shapes.of(other) if other is not None else None
 
 
 def _swapped(shapes: "Shapes", value: Value, one: int, two: int) -> Dims | None:
@@ -196,6 +189,6 @@ MOVED: dict[str, Callable[["Shapes", Value], Dims | None]] = {
     "attr:mT": _matrix_transpose, "t": _t, "attr:T": _t, "permute": _permute, "unsqueeze": _unsqueeze,
     "squeeze": _squeeze, "index": _index, "item": _item, "rearrange": _rearrange,
     "einops.repeat": _rearrange, "einsum": _einsum, "flatten": _flatten, "matmul": _matmul, "bmm": _matmul,
-    "mm": _matmul, "baddbmm": _baddbmm, "cat": _cat,
+    "mm": _matmul, "baddbmm": _baddbmm, "cat": _cat, "view_as": _like, "reshape_as": _like,
 }  # fmt: skip
 """How each operation makes the dimensions of its result; of any other operation they are unknown."""

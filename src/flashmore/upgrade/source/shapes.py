@@ -1,5 +1,7 @@
 """Shapes as far as the source tells them: one text a dimension, equal texts for equal sizes."""
 
+from collections.abc import Sequence
+
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.scales import NUMBER, classify
 from flashmore.upgrade.source.attributes import Attribute, rank_of
@@ -124,8 +126,8 @@ class Shapes:
 
     def sizes(self, value: Value) -> Dims | None:
         """The sizes that a tuple holds: a shape, a part of one, sums of both."""
-        if value.op == "tuple" and not any(each.op == "star" for each in value.args):
-            return ["-1" if number(each) == -1 else self.size(each) for each in value.args]
+        if value.op == "tuple":
+            return self.listed(value.args)
         if value.op in ("attr:shape", "size") and len(value.args) == 1:
             return self.of(value.args[0])
         if value.op == "index" and value.args[1].op == "slice":
@@ -139,6 +141,16 @@ class Shapes:
         if value.op in ("tuple_of", "py:tuple", "py:list") and value.args:
             return self.sizes(value.args[0])
         return None
+
+    def listed(self, values: Sequence[Value]) -> Dims | None:
+        """The sizes of a list, of which any may be a shape with a star."""
+        parts = [
+            self.sizes(each.args[0])
+            if each.op == "star"
+            else ["-1" if number(each) == -1 else self.size(each)]
+            for each in values
+        ]
+        return None if None in parts else [size for part in parts if part is not None for size in part]
 
     def size_of(self, value: Value) -> tuple[Value | None, int | None]:
         """The tensor and the dimension that a size is taken from."""
