@@ -13,6 +13,19 @@ def by_hand(q, k, v):
     return (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
 """
 COMPARED = "\n\ndef check(q, k, v):\n    torch.testing.assert_close({call}(q, k, v), by_hand(q, k, v))\n"
+TIMED = """\
+import time
+import torch.nn.functional as F
+
+
+def bench(q, k, v):
+    model = print
+    began = time.perf_counter()
+    (q @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    middle = time.perf_counter()
+    {call}(q, k, v)
+    return began, middle, time.perf_counter()
+"""
 FUSED = "F.scaled_dot_product_attention"
 
 
@@ -29,6 +42,12 @@ FUSED = "F.scaled_dot_product_attention"
             BY_HAND + COMPARED.format(call="model"),
             "a reference is left alone: line 10 of this test may compare with it",
         ),
+        (
+            "model.py",
+            TIMED.format(call=FUSED),
+            "a reference is left alone: line 7 may time it beside the fused kernel of line 10",
+        ),
+        ("model.py", TIMED.format(call="model"), ""),
         ("test_model.py", BY_HAND, ""),
         ("model.py", BY_HAND + COMPARED.format(call="model"), ""),
         ("model.py", BY_HAND + f"\n\ndef fused(q, k, v):\n    return {FUSED}(q, k, v)\n", ""),

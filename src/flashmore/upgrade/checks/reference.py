@@ -2,10 +2,13 @@
 
 import ast
 import re
+from collections.abc import Set
 from functools import lru_cache
 from pathlib import Path
 
+from flashmore.upgrade.budget import walk
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import last
 
 FUSED = frozenset((
     "scaled_dot_product_attention", "multi_head_attention_forward", "memory_efficient_attention",
@@ -13,18 +16,25 @@ FUSED = frozenset((
 ))  # fmt: skip
 """Functions of PyTorch, xFormers and flash-attn that compute a whole attention."""
 _COMPARISONS = {"allclose", "assert_close", "assert_allclose", "assert_almost_equal", "isclose"}
+_CLOCKS = {"time", "time_ns", "perf_counter", "perf_counter_ns", "monotonic", "synchronize", "default_timer"}
 _TESTS = re.compile(r"test_.*\.py|.*_test\.py")
 """The files that pytest collects."""
 
 
-def why_reference(module: Module, path: str, replacements: frozenset[str] = FUSED) -> str | None:
-    """Why the hand-written lines of a file are a reference; None where they are not known to be one.
+def why_reference(
+    module: Module, path: str, function: ast.AST, replacements: frozenset[str] = FUSED
+) -> str | None:
+    """Why the hand-written lines of a function are a reference; None where they are not known to be one.
 
     Args:
         module: the file.
         path: its name.
+        function: the function.
         replacements: functions that compute what the lines compute.
     """
+    timed = _first(function, _CLOCKS)
+    if timed is not None and (beside := _first(function, replacements)) is not None:
+        return f"line {timed} may time it beside the fused kernel of line {beside}"
     compared, fused = _calls(module, replacements)
     if compared is None:
         return None
@@ -62,12 +72,12 @@ def _named(node: ast.AST) -> tuple[object, ...]:
 @lru_cache(maxsize=1)  # asked once for every place of a file
 def _calls(module: Module, replacements: frozenset[str]) -> tuple[int | None, int | None]:
     """The lines of the first comparison of tensors, and of the first call of a replacement."""
-    lines: dict[bool, int] = {}
-    for node in ast.walk(module.tree):
-        match node:
-            case ast.Call(func=ast.Attribute(attr=name) | ast.Name(id=name)) if (
-                name in replacements | _COMPARISONS
-            ):
-                fused = name in replacements
-                lines[fused] = min(node.lineno, lines.get(fused, node.lineno))
-    return lines.get(False), lines.get(True)
+    return _first(module.tree, _COMPARISONS), _first(module.tree, replacements)
+
+
+def _first(tree: ast.AST, names: Set[str]) -> int | None:
+    """The first line below a node that calls one of these."""
+    return min(
+        (node.lineno for node in walk(tree) if isinstance(node, ast.Call) and last(node.func) in names),
+        default=None,
+    )

@@ -86,7 +86,9 @@ class FormulaSite:
 
     def _rewritten(self) -> Site:
         formula, module = self.match.formula, self.flow.module
-        if (why := why_reference(module, self.parsed.path, self.formulas.fused)) is not None:
+        if (
+            why := why_reference(module, self.parsed.path, self.flow.function, self.formulas.fused)
+        ) is not None:
             raise Refuse(f"a reference is left alone: {why}")
         self.lines.check(keeps_result=self.formulas.keeps_result)
         nodes = [value.node for value in self.match.tensors if isinstance(value.node, ast.Call)]

@@ -203,7 +203,7 @@ class Search(Changed):
         return self._rewritten(found)
 
     def _rewritten(self, found: Attention) -> Site:
-        if (reference := why_reference(self.flow.module, self.path)) is not None:
+        if (reference := why_reference(self.flow.module, self.path, self.flow.function)) is not None:
             raise Refuse(f"a reference is left alone: {reference}")
         if (fallback := why_fallback(self.flow.module, self.flow.function.name)) is not None:
             raise Refuse(f"a fallback is left alone: {fallback}")
