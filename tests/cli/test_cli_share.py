@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +166,9 @@ def test_attention_refuses_what_it_cannot_compute(
         assert "positions as FIRST:LAST" in refused("attention", on_text, "to be", f"--positions={bad}")
     assert "positions of the text" in refused("attention", on_text, "to be", "--positions", "9:12")
     assert "ends in .png" in refused("attention", on_text, "to be", "--picture", tmp_path / "maps.jpg")
+    sizes: dict[str, Any] = {"vocab_size": 5, "block_size": 8, "max_steps": 1}
+    train(TrainConfig(mode="text", preset="shakespeare-fast", device="cpu", **sizes), tmp_path / "ids")
+    assert "a run on ids without their characters" in refused("attention", tmp_path / "ids", "abc")
 
 
 def test_export_prints_its_check(bigram: Path, call: Call, tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ def attention_maps(run: Run, text: str, positions: slice | None = None) -> Atten
 
 
 def _ids(run: Run, text: str) -> tuple[list[int], tuple[str, ...]]:
+    if run.text is not None and run.text.kind != "characters":
+        found = f"{run.path}, a run on ids without their characters"
+        raise RunError("a run with characters", found, "a run on a text file")
     clean = normalize(text)
     ids, characters = run.vocabulary.encode(clean), tuple(clean)
     if run.text is None:
