@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flashmore.cli.main import main
+from flashmore.config import MODEL_OPTIONS
 from flashmore.errors import ConfigError, FlashmoreError, RunError
 from flashmore.generation.load import load_model
 from flashmore.generation.options import GenerateOptions
@@ -201,12 +202,14 @@ def test_heads_are_asked_for_only_where_they_are_unknown(names: Path, tmp_path: 
         import_model(tmp_path / "model.pt", names, tmp_path / "run", n_head=2)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_nanogpts_checkpoint_becomes_a_run_on_text(tmp_path: Path, bias: bool) -> None:
-    text = tmp_path / "input.txt"
-    text.write_text("\n".join(NAMES) * 3, encoding="utf-8")
-    size = len(set(text.read_text(encoding="utf-8")))
-    weights = gpt2_weights(size, 5, bias=bias)
+def save_nanogpt(folder: Path, *, bias: bool, **changed: Tensor) -> Weights:
+    """Save the checkpoint of a model of input.txt, with other values of the tensors that are named."""
+    text = "\n".join(NAMES) * 3
+    (folder / "input.txt").write_text(text, encoding="utf-8")
+    size = len(set(text))
+    weights = gpt2_weights(size, 5, bias=bias) | {
+        name.replace("__", "."): value for name, value in changed.items()
+    }
     weights["lm_head.weight"] = weights["transformer.wte.weight"]
     args = {
         "block_size": 5,
@@ -220,11 +223,34 @@ def test_nanogpts_checkpoint_becomes_a_run_on_text(tmp_path: Path, bias: bool) -
     compiled = {f"_orig_mod.{name}": value for name, value in weights.items()}
     torch.save(
         {"model": compiled, "model_args": args, "iter_num": 5, "config": {"dataset": "x"}},
-        tmp_path / "ckpt.pt",
+        folder / "ckpt.pt",
     )
-    run = import_model(tmp_path / "ckpt.pt", text, tmp_path / "run")
+    return weights
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_nanogpts_checkpoint_becomes_a_run_on_text(tmp_path: Path, bias: bool) -> None:
+    weights = save_nanogpt(tmp_path, bias=bias)
+    run = import_model(tmp_path / "ckpt.pt", tmp_path / "input.txt", tmp_path / "run")
     assert run.text is not None
     assert largest_difference(run, lambda ids: gpt2(weights, ids, 2, "none")) <= 1e-6
+    expected = {name: getattr(run.model, name) for name in MODEL_OPTIONS}
+    assert run.config == run.settings.requested == run.config | expected
+
+
+def test_a_nanogpt_that_cannot_be_used_leaves_nothing(tmp_path: Path) -> None:
+    path, text, out = tmp_path / "ckpt.pt", tmp_path / "input.txt", tmp_path / "run"
+    save_nanogpt(tmp_path, bias=True, transformer__wpe__weight=torch.full((5, C), torch.nan))
+    assert "NaN or infinities in wpe.weight" in refused(path, text, out).found
+    save_nanogpt(tmp_path, bias=True, transformer__ln_f__weight=torch.full((C,), 3e38))
+    assert "a finite loss" in refused(path, text, out).wanted
+    save_nanogpt(tmp_path, bias=True)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "truncated" in refused(path, text, out).found
+    path.write_bytes(whole)
+    text.write_text("abc\n" * 30, encoding="utf-8")
+    assert refused(path, text, out).found == f"4 in {text}"
 
 
 @pytest.mark.parametrize("kind", ["transformer", "text"])
@@ -317,7 +343,6 @@ def test_a_checkpoint_of_another_kind_is_refused(names: Path, tmp_path: Path, co
         {"scale_attn_by_inverse_layer_idx": True},
         {"n_inner": 7},
         {"activation_function": [1]},
-        {"model_type": "llama"},
         {"n_layer": "2"},
         {"n_head": 5},
         {"n_positions": 10**5},
@@ -332,6 +357,14 @@ def test_a_gpt2_that_computes_otherwise_is_refused(
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
     refused(folder, Path(run.config["file"]), tmp_path / "run")
+
+
+def test_a_folder_without_safetensors_names_the_missing_file(names: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
+    told = refused(tmp_path, names, tmp_path / "run")
+    assert str(tmp_path / "model.safetensors") in told.wanted
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    assert "model_type 'llama'" in refused(tmp_path, names, tmp_path / "run").found
 
 
 @pytest.mark.parametrize("config", ["[1]", "{}", "not JSON", '{"model_type": "gpt2"}'])

@@ -3,6 +3,7 @@
 Pickled files are read with `torch.load(weights_only=True)`, which executes no code from them.
 """
 
+import math
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -14,13 +15,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from flashmore.config import TrainConfig
+from flashmore.config import MODEL_OPTIONS, TrainConfig
 from flashmore.data.items import MAKEMORE
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import open_input
-from flashmore.generation.load import load_model
 from flashmore.models.config import ModelConfig
-from flashmore.models.registry import count_parameters, layout
+from flashmore.models.registry import build, count_parameters, layout
 from flashmore.runs import Checkpoint, Run, Settings, State, locked
 from flashmore.runs.checkpoint import differences, layout_of
 from flashmore.runs.settings import versions_here
@@ -68,7 +68,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
     model = ModelConfig(**{"vocab_size": corpus.vocab_size, "block_size": corpus.block_size} | sizes)
     for name, what in (("vocab_size", "tokens"), ("block_size", "positions")):
         if (wanted := getattr(model, name)) != getattr(corpus, name):
-            told = f"{getattr(corpus, name)} in {data}, the end token included"
+            told = f"{getattr(corpus, name)} in {data}{'' if found.is_text else ', the end token included'}"
             raise ConfigError(f"the data of a model with {wanted} {what}", told, "the file it was trained on")
     if model.tie_weights and "wte.weight" in weights:
         weights["lm_head.weight"] = weights["wte.weight"]
@@ -77,6 +77,9 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
         raise RunError(
             f"the weights of a {model.model} in {source}", differences(wanted, got), "another file"
         )
+    if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
+        told = f"NaN or infinities in {', '.join(bad)}"
+        raise RunError(f"finite weights in {source}", told, "another checkpoint")
     made = Settings(
         config.to_json(),
         config.to_json(),
@@ -87,15 +90,16 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
         versions_here(),
     )
     with locked(out), Run.create(out, made) as run:
+        result = _result(run, config, weights)  # before it is a run, so that a failure leaves nothing
         run.begin(Checkpoint(weights, {}, State(0, 0)))
-        run.write_result(_result(run, config).to_json())
+        run.write_result(result.to_json())
     return Run.open(out)
 
 
 def _config(found: Found, data: Path) -> TrainConfig:
-    """How the data is read, and the sizes that training options have."""
-    sizes = found.sizes
-    options = {name: sizes[name] for name in ("n_layer", "n_head", "n_embd") if name in sizes}
+    """How the data is read, and the model's options."""
+    sizes, spec = found.sizes, model_spec(found.sizes["model"])
+    options = {name: sizes.get(name, getattr(ModelConfig, name)) for name in MODEL_OPTIONS if spec.has(name)}
     if not found.is_text:
         return TrainConfig(file=data, preset="makemore", split=MAKEMORE, model=sizes["model"], **options)
     return TrainConfig(
@@ -108,12 +112,16 @@ def _config(found: Found, data: Path) -> TrainConfig:
     )
 
 
-def _result(run: Run, config: TrainConfig) -> TrainResult:
+def _result(run: Run, config: TrainConfig, weights: Weights) -> TrainResult:
     """The losses of the imported weights on the held-out parts."""
-    model, parts = load_model(run, "cpu"), open_datasets(run, config, torch.device("cpu"))
+    model, parts = build(run.model, seed=0), open_datasets(run, config, torch.device("cpu"))
+    run.restore(model, weights)
 
     def loss_of(part: Dataset | None) -> float | None:
-        return None if part is None else evaluate(model, part, nullcontext)
+        loss = None if part is None else evaluate(model, part, nullcontext)
+        if loss is not None and not math.isfinite(loss):
+            raise RunError("weights with a finite loss", f"a loss of {loss}", "another checkpoint")
+        return loss
 
     return TrainResult(
         run=str(run.path),
@@ -137,14 +145,14 @@ _VALID = "makemore's model.pt, nanoGPT's ckpt.pt, or a folder of a Hugging Face 
 
 def _checkpoint(source: Path) -> Found:
     wanted = f"a checkpoint of weights only at {source}"
-    try:
-        with open_input(source, wanted, _VALID, again=True) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the version of pickle
+    with open_input(source, wanted, _VALID, again=True) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the version of pickle
+        try:
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, OSError, *_ODD) as error:
-        needs_code = "GLOBAL" in str(error) or "Unsupported class" in str(error)
-        found = "it would execute code" if needs_code else "damaged, or another format"
-        raise RunError(wanted, found, _VALID) from None
+        except (pickle.UnpicklingError, EOFError, OSError, *_ODD) as error:
+            needs_code = "GLOBAL" in str(error) or "Unsupported class" in str(error)
+            found = "it would execute code" if needs_code else "damaged, truncated, or another format"
+            raise RunError(wanted, found, _VALID) from None
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise RunError(wanted, type(content).__name__, _VALID)
     try:
@@ -176,16 +184,19 @@ def _hugging_face(folder: Path) -> Found:
     """https://huggingface.co/docs/transformers/model_doc/gpt2."""
     wanted = f"a Hugging Face GPT-2 at {folder}"
     valid = "GPT2LMHeadModel with config.json and model.safetensors"
-    path = folder / "config.json"
-    config = read(path, wanted, valid, LARGEST_CONFIG)
+    path, tensors = folder / "config.json", folder / "model.safetensors"
+    config = read(path, f"a GPT-2's configuration at {path}", valid, LARGEST_CONFIG)
+    if not isinstance(config, dict) or config.get("model_type") not in (None, "gpt2"):
+        kind = f"model_type {config['model_type']!r:.40}" if isinstance(config, dict) else "no JSON object"
+        raise RunError(wanted, f"{kind} in {path}", valid)
     try:
-        with open_input(folder / "model.safetensors", wanted, valid, again=True) as file:
+        with open_input(tensors, f"a GPT-2's weights at {tensors}", valid, again=True) as file:
             weights = load(file.read())
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(wanted, str(error)[:200], valid) from None
     names = ("n_positions", "vocab_size", "n_layer", "n_head", "n_embd")
-    if not isinstance(config, dict) or any(type(config.get(name)) is not int for name in names):
-        raise RunError(f"the sizes of a GPT-2 in {path}", f"no {', '.join(names)}", valid)
+    if lacking := [name for name in names if type(config.get(name)) is not int]:
+        raise RunError(f"the sizes of a GPT-2 in {path}", f"no {', '.join(lacking)}", valid)
     ours = {theirs: name for name, theirs in ACTIVATIONS.items()}
     fixed = _FIXED | {"n_inner": 4 * config["n_embd"]}
     odd = [
@@ -209,7 +220,6 @@ def _hugging_face(folder: Path) -> Found:
 
 
 _FIXED = {
-    "model_type": "gpt2",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
