@@ -8,7 +8,7 @@ const load = (name) => import(pathToFileURL(`${folder}/${name}.js`));
 const { build, logitsOf, erf } = await load("models");
 const { attentionOf, fused } = await load("attention");
 const { filtered, logSoftmax, pick, continuation } = await load("sample");
-const { names, noveltyIn } = await load("names");
+const { names, noveltyIn, texts } = await load("names");
 const { Random } = await load("random");
 const { Alphabet } = await load("text");
 const { unpack } = await load("payload");
@@ -37,6 +37,13 @@ const ANSWERS = {
   text: ({ model, ids, count, ...options }) => {
     const drawn = continuation(models[model].network, ids, options);
     return Array.from({ length: count }, () => models[model].alphabet.at(drawn.next().value)).join("");
+  },
+  lookups: ({ model, count }) => {
+    let lookups = 0;
+    const { alphabet, ...rest } = models[model];
+    const counted = Object.create(alphabet, { at: { value: (id) => (lookups++, alphabet.at(id)) } });
+    for (const _ of texts({ ...rest, alphabet: counted }, { prefix: [], count, seed: "1" }));
+    return lookups;
   },
   random: ({ seed, count }) => {
     const random = new Random(BigInt(seed));

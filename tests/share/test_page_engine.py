@@ -208,3 +208,4 @@ def test_text_goes_on_beyond_the_context_as_generate_writes_it(
         question = {"ask": "text", "model": 0, "ids": begun, "count": length, "seed": "4"}
         filters = {"temperature": options.temperature, "topP": options.top_p}
         assert ask(path, question | filters) == expected.texts
+    assert ask(path, {"ask": "lookups", "model": 0, "count": 200}) == [200]  # not all characters again

@@ -122,13 +122,14 @@ export function showNames(models) {
   return make();
 }
 
-function* texts(model, options) {
+/** The text so far, after each character. */
+export function* texts(model, options) {
   const begun = options.prefix.length ? options.prefix : model.alphabet.begin;
-  const ids = [];
+  let text = model.alphabet.decode(options.prefix), length = 0;
   for (const id of continuation(model.network, begun, options)) {
-    ids.push(id);
-    yield { text: model.alphabet.decode(options.prefix) + model.alphabet.decode(ids) };
-    if (ids.length === options.count) return;
+    text += model.alphabet.at(id);
+    yield { text };
+    if (++length === options.count) return;
   }
 }
 
