@@ -2,17 +2,20 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from browsers import Visit
 from flashmore.cli.main import main
+from flashmore.config import TrainConfig
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
 from flashmore.generation.text import continue_text
 from flashmore.runs import Run
+from flashmore.share.page import page
+from flashmore.training.loop import train
 
 NAMES = "#made section:nth-child({}) .name"
 
@@ -159,6 +162,49 @@ def test_text_is_continued_as_generate_does(browser: Browser, text: Path, traine
         expected = continue_text(trained["text"], GenerateOptions(seed=1), 300)
         assert visit.page.locator("#made pre").text_content() == expected.texts[0]
         assert visit.complaints == []
+
+
+def test_texts_with_other_characters_and_runs_of_one_logged_step(browser: Browser, tmp_path: Path) -> None:
+    def visit(name: str, *texts: str, **options: Any) -> Visit:
+        runs = []
+        for number, text in enumerate(texts):
+            file, out = tmp_path / "text.txt", tmp_path / f"{name} {number}"
+            file.write_text(text * 30, encoding="utf-8")
+            common: dict[str, Any] = {
+                "preset": "shakespeare",
+                "block_size": 8,
+                "max_steps": 1,
+                "eval_interval": 1,
+            }
+            train(TrainConfig(file=file, mode="text", device="cpu", **common | options), out)
+            runs.append(Run.open(out))
+        path = tmp_path / f"{name}.html"
+        path.write_text(page(runs), encoding="utf-8")
+        return Visit(browser, path, 1280, "light")
+
+    small = {"n_layer": 1, "n_embd": 8, "log_interval": 1}
+    with visit("nothing in common", "abc de\n", "12345", **small) as two:
+        assert checked(two).startswith("Checked.")
+        expect(two.page.locator("#typed-problems")).to_contain_text("have no character in common")
+        assert two.page.locator("#next > li").count() == 0
+        assert two.page.locator("#attention").is_hidden()
+        assert two.page.locator("#curves circle").count() == 4
+        assert two.complaints == []
+    with visit("tabs", "ab\tc", "abc", **small) as two:
+        checked(two)
+        two.page.get_by_label("A text").fill("")
+        expect(two.page.locator("#next h3")).to_have_text(["after “a”"])
+        assert two.complaints == []
+    diverging = {
+        "learning_rate": 1e17,
+        "weight_decay": 0.0,
+        "lr_schedule": "constant",
+        "warmup_steps": 0,
+        "grad_clip": 0.0,
+    }
+    with visit("diverged", "abcacb", model="bigram", max_steps=10, eval_interval=10, **diverging) as one:
+        checked(one)
+        assert one.complaints == []
 
 
 def test_without_data_nothing_is_labelled(browser: Browser, trained: dict[str, Run], tmp_path: Path) -> None:

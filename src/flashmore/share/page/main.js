@@ -36,24 +36,26 @@ async function main() {
   const before = state.read();
   const input = byId("typed");
   if ("name" in before) input.value = before.name;
-  const attending = models.filter(({ attends }) => attends);
+  const isText = models[0].isText;
+  const isKnown = (character) => models.every(({ alphabet }) => alphabet.ids.has(character));
+  const first = isText ? models[0].alphabet.characters.find(isKnown) : ""; // what is shown without a text
+  const attending = first === undefined ? [] : models.filter(({ attends }) => attends);
   byId("attention").hidden = !attending.length;
   const place = (name) => Math.max(0, Number.parseInt(before[name] ?? 0, 10) || 0);
   const view =
     attending.length &&
     new AttentionView(attending, { model: place("model"), layer: place("layer"), head: place("head"), row: "row" in before ? place("row") : MOST }, (values) => state.write(values));
-  const isText = models[0].isText;
   const show = () => {
     const most = Math.min(...models.map(({ network }) => network.context - (isText ? 0 : 1)));
     const characters = [...input.value.normalize("NFC")];
-    const known = characters.filter((each) => models.every(({ alphabet }) => alphabet.ids.has(each)));
-    const notes = [];
+    const known = characters.filter(isKnown);
+    const notes = first === undefined ? ["The models have no character in common, so nothing is shown here."] : [];
     if (known.length < characters.length) {
       const unknown = [...new Set(characters)].filter((each) => !known.includes(each));
       notes.push(`Left out, because a model has never seen them: ${unknown.map((each) => `“${each}”`).join(", ")}.`);
     }
     if (known.length > most) notes.push(`Only ${isText ? "the last" : "the first"} ${most} characters fit into the model's context.`);
-    const text = (isText ? known.slice(-most) : known.slice(0, most)).join("") || (isText ? models[0].alphabet.characters[0] : "");
+    const text = (isText ? known.slice(-most) : known.slice(0, most)).join("") || (first ?? "");
     byId("typed-problems").textContent = notes.join(" ");
     showNext(models, text);
     if (view) view.show(text);

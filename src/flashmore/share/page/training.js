@@ -29,7 +29,7 @@ function curves(models) {
   const most = Math.max(...all.map(([step]) => step));
   const values = all.map(([, value]) => value).sort((a, b) => a - b);
   const low = Math.floor(values[0] * 10) / 10;
-  const high = Math.ceil(values[Math.floor((values.length - 1) * 0.99)] * 10) / 10 + 0.1; // the first steps would flatten the rest
+  const high = Math.ceil(values[Math.floor((values.length - 1) * 0.99)] * 10) / 10 + Math.max(0.1, low / 100); // the first steps would flatten the rest
   const x = (step) => LEFT + ((WIDTH - LEFT - RIGHT) * step) / most;
   const y = (value) => 8 + ((HEIGHT - BOTTOM - 8) * (high - Math.min(value, high))) / (high - low);
   const made = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", class: "plot", "aria-label": `Loss against step, from ${low.toFixed(1)} to ${high.toFixed(1)} nats per character; the table below has the final values` });
@@ -40,7 +40,8 @@ function curves(models) {
   }
   for (const step of ticks(0, most)) made.append(svg("text", { x: x(step), y: HEIGHT - 10 }, step.toLocaleString("en")));
   for (const { place, kind, points } of lines) {
-    made.append(svg("polyline", { points: points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" "), class: `line series-${place} ${kind}` }));
+    if (points.length === 1) made.append(svg("circle", { cx: x(points[0][0]), cy: y(points[0][1]), r: kind === "training" ? 2 : 4, class: `dot series-${place}` }));
+    else made.append(svg("polyline", { points: points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" "), class: `line series-${place} ${kind}` }));
   }
   return made;
 }
