@@ -8,7 +8,7 @@ zeros is exactly the bias that SDPA adds to the scaled product.
 
 import ast
 
-from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.axes import JOINT, Refuse
 from flashmore.upgrade.emit.arguments import Arguments
 from flashmore.upgrade.emit.call import Pieces
 from flashmore.upgrade.emit.hiding import steps
@@ -86,8 +86,12 @@ class Emitter(Arguments, Replay):
             )
 
     def _made(self) -> Emission:
-        simple = steps(self.found.scores)
-        if simple is not None and (not simple or self.found.layout == (*self.found.batch, "l", "s")):
+        scores = self.found.scores
+        while scores.kind == "reshape":  # the softmax runs over flattened rows; masks come before
+            scores = scores.inner[0]
+        simple = steps(scores)
+        letters = tuple(part for each in self.found.layout for part in each.split(JOINT))
+        if simple is not None and (not simple or letters == (*self.found.batch, "l", "s")):
             try:
                 return self._simple(simple)
             except Refuse as refusal:
