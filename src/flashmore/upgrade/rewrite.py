@@ -16,7 +16,7 @@ from flashmore.upgrade.site import Edit
 from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.functions import whole
 from flashmore.upgrade.source.nodes import Blocks, Stability
-from flashmore.upgrade.source.scopes import MODULE, Function
+from flashmore.upgrade.source.scopes import MODULE, Function, claimed_by, own_nodes
 from flashmore.upgrade.source.scripted import compilers_of, unsupported
 from flashmore.upgrade.text import Text, comments
 
@@ -101,7 +101,28 @@ class Rewriting:
             before = at or Edit(start, start, "")
             result = [each for each in result if each is not at]
             result.append(Edit(before.start, before.end, block + before.text))
+        for statement, left in self.undeleted.items():
+            start, end = self.text.span(statement)
+            result.append(Edit(start, end, f"del {', '.join(map(self.text.of, left))}"))
         return tuple(sorted(result, key=lambda edit: (edit.start, edit.end)))
+
+    @cached_property
+    def undeleted(self) -> dict[ast.Delete, list[ast.expr]]:
+        """What is left of each later `del` of names that the rewriting no longer stores, and of others."""
+        final = self.found.final.statement
+        if self.is_guarded or final is None:
+            return {}
+        gone = {id(node) for each in self._gone() for node in ast.walk(each)}
+        bound = [each for each in own_nodes(self.found.flow.function) if not _is_deleted(each)]
+        names = {name for each in bound if id(each) in gone for name in claimed_by(each)}
+        names -= {name for each in bound if id(each) not in gone for name in claimed_by(each)}
+        found = {}
+        for each in self.blocks.places:
+            if isinstance(each, ast.Delete) and each.lineno > (final.end_lineno or final.lineno):
+                left = [one for one in each.targets if not (isinstance(one, ast.Name) and one.id in names)]
+                if left and len(left) < len(each.targets):
+                    found[each] = left
+        return found
 
     def _gone(self) -> list[ast.stmt]:
         """The outermost statements that fall away, guarded branches included."""
@@ -265,6 +286,10 @@ def require_own_lines(statement: ast.stmt, text: Text) -> None:
     after = text.source[end:last].strip()
     if text.source[first:start].strip() or (after and not after.startswith("#")):
         raise Refuse("several statements share a line", "put each on its own line")
+
+
+def _is_deleted(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del)
 
 
 def guarded(statements: Sequence[ast.stmt], edits: Sequence[Edit], test: str, text: Text) -> Edit:

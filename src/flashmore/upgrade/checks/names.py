@@ -86,11 +86,16 @@ class _Names:
         touched = {value.statement for value in written}
         self.touched = {each for each in touched | rewriting.emission.removed if each not in (None, final)}
         self.inside = {id(node) for each in self.touched if each is not None for node in ast.walk(each)}
+        self.undeleted = {
+            id(one) for each, left in rewriting.undeleted.items() for one in each.targets if one not in left
+        }
         self.kept = {fact(each.opposite(), self.flow.tests) for each in rewriting.guards}
         self.followed = {id(node) for statement in self.flow.before for node in heads(statement)}
 
     def check(self, use: Use) -> None:
         """Refuse a use that does not see what it saw."""
+        if id(use.node) in self.undeleted:
+            return
         touched = id(use.node) in self.inside or self._is_edited(use.node)
         if touched and use.how == "read":
             if use.name in self.shared:

@@ -69,8 +69,13 @@ def _counterpart_block(rewriting: Rewriting, function: Function, block: list[ast
 def _check_outside(
     rewriting: Rewriting, changed: str, function: Function, inside: Sequence[ast.stmt]
 ) -> None:
-    """Nothing changes but the region, imports above, and `view` to `reshape` below."""
+    """Nothing changes but the region, imports above, `view` to `reshape` below, and what `del` names."""
     old = rewriting.found.flow.function
+
+    def left(node: ast.AST) -> ast.AST | None:
+        kept = rewriting.undeleted.get(node) if isinstance(node, ast.Delete) else None
+        return None if kept is None else ast.Delete(kept)
+
     marks = dict.fromkeys(map(id, inside), "")
     lines, after = rewriting.text.lines, Text(changed).lines
     above, kept = (
@@ -78,7 +83,7 @@ def _check_outside(
         for part in (after[: function.lineno - 1], lines[: old.lineno - 1])
     )
     below = after[function.end_lineno :] == lines[old.end_lineno :]
-    if above != kept or not below or _shape(old, marks) != _shape(function, marks):
+    if above != kept or not below or _shape(old, marks, left) != _shape(function, marks):
         raise Refuse("more would change than the lines of the attention")
 
 
@@ -130,7 +135,7 @@ def _parts(test: ast.expr) -> list[ast.expr]:
 
 
 def _shape(
-    node: ast.AST, marks: dict[int, str], taken: Callable[[ast.AST], ast.expr | None] = lambda _: None
+    node: ast.AST, marks: dict[int, str], taken: Callable[[ast.AST], ast.AST | None] = lambda _: None
 ) -> list[object]:
     """The syntax below a node, with marks in the place of some; `view` counts as `reshape`.
 
