@@ -3,7 +3,8 @@
 Each job has `out`, and either `config`, the options of a new run, or `changes`, those of a resumed one; or
 `count`, for so many names of it, which rank 0 writes to its `names.json`; or `bench`, a benchmark's name, for
 the record that rank 0 writes, or its error. If that is `wrong`, the ranks take the mean of their gradients
-instead of the sum; `alike` is a file for whether the weights of each model were the same on all ranks.
+instead of the sum; `alike` is a file for whether the weights of each model were the same on all ranks. A new
+run with `stopped` is stopped by a signal to that rank during the final evaluation.
 """
 
 import json
@@ -12,8 +13,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partialmethod
 from pathlib import Path
@@ -29,7 +30,7 @@ from flashmore import TrainConfig, resume, train
 from flashmore.benchmark.ablation import bench as ablation
 from flashmore.benchmark.step import bench as step
 from flashmore.benchmark.variant import Timing
-from flashmore.errors import RankStopped, UsageError
+from flashmore.errors import Interrupted, RankStopped, UsageError
 from flashmore.generation.options import GenerateOptions
 from flashmore.generation.sample import generate
 from flashmore.measuring.result import write_record
@@ -180,6 +181,25 @@ def measure(job: dict[str, Any]) -> None:
             Path(job["alike"]).write_text(json.dumps(alike), encoding="utf-8")
 
 
+@contextmanager
+def stopped(number: int) -> Iterator[None]:
+    """A signal to a rank when it loads the best weights, by which every rank must stop."""
+
+    def load(*values: Any) -> dict[str, Tensor]:
+        if os.environ["RANK"] == str(number):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loaded(*values)
+
+    loaded = Run.load_weights
+    try:
+        with patch.object(Run, "load_weights", load):
+            yield
+    except (Interrupted, RankStopped) as error:
+        assert "by SIGTERM at step" in error.found  # noqa: PT017
+    else:
+        raise AssertionError("the signal had no effect")
+
+
 def main(jobs: Path) -> None:
     for job in json.loads(jobs.read_text(encoding="utf-8")):
         if "count" in job:
@@ -192,7 +212,8 @@ def main(jobs: Path) -> None:
         elif "bench" in job:
             measure(job)
         elif "config" in job:
-            train(TrainConfig(**job["config"]), job["out"])
+            with stopped(job["stopped"]) if "stopped" in job else nullcontext():
+                train(TrainConfig(**job["config"]), job["out"])
         else:
             resume(job["out"], job.get("steps"), **job["changes"])
 

@@ -348,6 +348,25 @@ def test_a_scheduler_that_ends_a_run_has_it_saved(tmp_path: Path, name: str) -> 
     assert signal.getsignal(getattr(signal, name)) == before
 
 
+def test_a_signal_in_the_final_evaluation_stops_it_and_the_run_goes_on(
+    tmp_path: Path, uninterrupted: Callable[[TrainConfig], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_weights = Run.load_weights
+
+    def load(run: Run, step: int | None = None) -> dict[str, torch.Tensor]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load_weights(run, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "load_weights", load)
+        with pytest.raises(Interrupted, match="by SIGTERM at step 12 of 12; saved"):
+            train(SMALL, tmp_path / "run")
+    assert not Run.open(tmp_path / "run").has_result
+    expected = uninterrupted(SMALL).read_result()
+    assert expected is not None
+    assert resume(tmp_path / "run").test_loss == expected["test_loss"]
+
+
 @pytest.mark.parametrize("log_interval", [1, 5, 12])
 def test_work_is_saved_by_time_as_well(log_interval: int, tmp_path: Path) -> None:
     config = replace(SMALL, eval_interval=12, log_interval=log_interval, keep=100)

@@ -110,6 +110,8 @@ def of_several_processes(folder: Path, forks: Forks) -> None:
             {"out": str(passed), "steps": 15, "changes": {}},
             {"out": str(folder / "modes"), "steps": 10, "changes": {"parallel": "fsdp"}},
             {"out": str(folder / "modes"), "steps": 15, "changes": {"parallel": "ddp"}},
+            job(folder, "stopped", **one["eager"]) | {"stopped": 1},
+            {"out": str(folder / "stopped"), "changes": {}},
         ],
         folder,
     )
@@ -187,6 +189,10 @@ def test_a_run_goes_on_on_another_number_of_processes_bit_for_bit(folder: Path, 
 def test_a_run_goes_on_sharded_and_whole_again(folder: Path, alone: Path) -> None:
     # Each part ended with an evaluation of its own.
     assert losses(folder / "modes", "loss") == pytest.approx(losses(alone / "short", "loss"), rel=1e-5)
+
+
+def test_a_run_stopped_in_its_final_evaluation_goes_on(folder: Path) -> None:
+    assert losses(folder / "stopped") == losses(folder / "eager-2")
 
 
 def test_names_are_those_that_one_process_draws(folder: Path) -> None:

@@ -129,21 +129,22 @@ def _run_to_the_end(session: Session, observer: Observer | None) -> TrainResult:
     """Run the remaining steps, evaluate the test part once, write the result."""
     observer = observer or Observer()
     observer.started(session)
-    steps_ms = _train_what_remains(session, observer)
-    result = _conclude(session, steps_ms)
-    if session.ranks.rank == 0:
-        session.run.write_result(result.to_json())
+    with stop_signals() as stopped_by:
+        requests = Requests(session.ranks, stopped_by)
+        steps_ms = _train_what_remains(session, requests, observer)
+        result = _conclude(session, requests, steps_ms)
+        if session.ranks.rank == 0:
+            session.run.write_result(result.to_json())
     return result
 
 
-def _train_what_remains(session: Session, observer: Observer) -> list[float]:
+def _train_what_remains(session: Session, requests: Requests, observer: Observer) -> list[float]:
     """Run the remaining steps; returns ms per step for each log interval."""
     run, characters = session.run, session.trainer.data.tokens_a_batch
     stretches_ms: list[float] = []
     names = () if session.metrics is None else session.config.log_to
     trackers = Trackers(names, run.path, run.config, session.trainer.done)
-    with stop_signals() as stopped_by, trackers, session.saver:
-        requests = Requests(session.ranks, stopped_by)
+    with trackers, session.saver:
         if session.unevaluated is not None:
             _log(session, session.unevaluated, requests, observer, trackers)
         while not session.finished and not requests.stop:
@@ -260,7 +261,8 @@ def _evaluate(session: Session, validation: Dataset, requests: Requests, observe
     return val_loss
 
 
-def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
+def _conclude(session: Session, requests: Requests, stretches_ms: list[float]) -> TrainResult:
+    """Evaluate the best weights; a signal that arrives after the last batch has no effect."""
     run = session.run
     best = session.ranks.tell({"step": run.best_step if session.ranks.rank == 0 else 0}) or {}
     session.trainer.load_weights(run.load_weights(best["step"]))
@@ -268,8 +270,10 @@ def _conclude(session: Session, stretches_ms: list[float]) -> TrainResult:
     def loss_of(data: Dataset | None) -> float | None:
         if data is None:
             return None
-        loss = session.trainer.evaluate(data)
-        assert loss is not None
+        loss = session.trainer.evaluate(data, requests.ask)
+        requests.settle()
+        if loss is None:
+            raise _interrupted(session, requests.stop)
         session.require_finite(loss, "evaluation")
         return loss
 
