@@ -67,13 +67,14 @@ def test_a_group_of_speed_ups_counts_what_it_holds(document: Callable[..., Any])
     ("words", "says"),
     [
         (("--preset", "gpt2-124m", "--gpus", 8), "valid: 8 or 16"),
-        (("--gpus", 0), "a whole number from 1 to"),
+        (("--gpus", 0), "a valid --ranks or --gpus"),
         (("--model", "gru"), "--model transformer"),
         (("--tflops", 100), "no --bandwidth-gb-s and no --latency-us"),
         (("--tflops", 0), "above 0"),
         (("--tflops", "nan"), "above 0"),
         (("--overlap", 2), "from 0 to 1"),
         (("--gpus", 2, "--parallel", "fsdp", "--optimizer", "muon"), "whole matrices"),
+        (("--parallel", "fsdp", "--cpu-offload"), "no effect with one process"),
         (("--fit", "absent.json"), "No such file"),
     ],
 )

@@ -239,5 +239,13 @@ def test_runs_are_listed_with_their_states(
     assert "e-goes-on is damaged (step-000000060.safetensors: " in done.stderr
 
 
+def test_a_long_name_is_listed_in_one_piece(unfinished: Path, call: Call, tmp_path: Path) -> None:
+    shutil.copytree(unfinished, tmp_path / "a-run-with-a-longer-name")
+    shown = call("runs", tmp_path).stdout
+    assert "a-run-with-a-longer-name │" in shown
+    assert "names.txt" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 def test_a_folder_without_runs_says_so(call: Call, tmp_path: Path) -> None:
     assert call("runs", tmp_path).stdout == f"no runs in {tmp_path}\n"

@@ -21,6 +21,7 @@ from flashmore.runs import Run
 from flashmore.specs import models
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
+from flashmore.training.trainer import Trainer
 from forks import Forks
 
 NAMES = Path(__file__).parents[1] / "golden" / "names.txt"
@@ -232,6 +233,17 @@ def test_weights_that_diverge_stop_the_run_and_leave_the_last_good_checkpoint(tm
     assert all(value.isfinite().all() for value in tensors(tmp_path / "run").values())
 
 
+def test_an_error_of_memory_without_a_message_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Trainer, "train_step", fail)
+    with pytest.raises(TrainingFailed, match="found: MemoryError"):
+        train(replace(SMALL, speedups=("none",)), tmp_path / "run")
+
+
 def test_nothing_is_written_when_the_config_cannot_be_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="divisible"):
         train(replace(SMALL, n_head=3), tmp_path / "run")
@@ -406,9 +418,13 @@ def test_the_session_settles_auto_before_training(tmp_path: Path) -> None:
         def started(self, session: Session) -> None:
             assert session.resolved.choice is not None
             assert session.resolved.choice.backend == session.run.model.attention != "auto"
-            assert session.resolved.choice.why
+            self.why = session.resolved.choice.why
 
-    assert train(SMALL, tmp_path / "run", Ask()).attention != "auto"
+    ask = Ask()
+    assert train(SMALL, tmp_path / "run", ask).attention != "auto"
+    assert ask.why not in ("", "that of the run")
+    resume(tmp_path / "run", observer=ask)
+    assert ask.why == "that of the run"
 
 
 @pytest.mark.long

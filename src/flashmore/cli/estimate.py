@@ -67,8 +67,9 @@ class Estimate:
     """Print the result to stdout as JSON, and nothing else."""
 
     def __post_init__(self) -> None:
-        valid = f"a whole number from 1 to {MOST_RANKS:,}"
-        require_valid("ranks", self.ranks, 1 <= self.ranks <= MOST_RANKS, valid)
+        if not 1 <= self.ranks <= MOST_RANKS:
+            valid = f"a whole number from 1 to {MOST_RANKS:,}"
+            raise ConfigError("a valid --ranks or --gpus", f"{self.ranks}", valid)
         for name, (_, least, most, valid) in CONSTANTS.items():
             value = getattr(self, name)
             require_valid(name, value, value is None or least <= value <= most, valid)

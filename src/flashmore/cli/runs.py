@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from flashmore.cli.parse import command
-from flashmore.cli.show import stdout, table
+from flashmore.cli.show import UNFOLDED, stdout, table
 from flashmore.terminal import write_json
 
 if TYPE_CHECKING:
     from flashmore.training.folders import Listed
 
 NUMBERS = ("steps", "val", "test", "MB")
+WIDE = ("data", "MB")
+"""Columns that are left out if a line would be too long."""
 DETAILS = {"damaged": "damaged, ", "training": "being trained by "}
 
 
@@ -38,8 +40,8 @@ def main(folder: Positional[Path] = Path("runs"), *, json: bool = False) -> int:
 
 def _show(folder: Path, found: "Sequence[Listed]") -> None:
     rows = table("run", "model", "data", "steps", "val", "test", "MB", "state", numbers=NUMBERS)
-    for word in (1, 7):  # the model and the state are single words
-        rows.columns[word].no_wrap = True
+    for column in rows.columns[1:]:
+        column.no_wrap = True
     for each in found:
         steps = "–" if each.step is None else f"{each.step:,}/{each.max_steps:,}"
         losses = ["–" if loss is None else f"{loss:.4f}" for loss in (each.val_loss, each.test_loss)]
@@ -47,4 +49,8 @@ def _show(folder: Path, found: "Sequence[Listed]") -> None:
         name = Path(each.run).name
         rows.add_row(name, each.model or "–", each.data or "–", steps, *losses, size, each.state)
     details = (f"{each.run}: {DETAILS[each.state]}{each.detail}" for each in found if each.detail)
-    stdout().print(*([rows] if found else [f"no runs in {folder}"]), *details)
+    console = stdout()
+    unfolded = console.options.update(width=UNFOLDED)
+    if console.measure(rows, options=unfolded).maximum > console.width:
+        rows.columns = [column for column in rows.columns if column.header not in WIDE]
+    console.print(*([rows] if found else [f"no runs in {folder}"]), *details)

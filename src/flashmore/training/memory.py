@@ -18,7 +18,7 @@ def out_of_memory(trainer: Trainer, error: Exception) -> TrainingFailed:
     positions, starting from an estimate. Nothing is updated.
     """
     config = trainer.config
-    found = str(error).partition("\n")[0]
+    found = str(error).partition("\n")[0] or type(error).__name__
     rows, positions = trainer.rows, trainer.model_config.block_size
     sizes = f"{rows:,} rows of {positions:,} positions"
     # Other ranks would not take part in a trial.

@@ -9,7 +9,7 @@ import torch
 
 from flashmore.backends.choose import Choice, Problem, choose
 from flashmore.call import CallOptions
-from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig
+from flashmore.config import MOST_THREADS, ModelOptions, TrainConfig, without_effect
 from flashmore.errors import BackendUnavailable, ConfigError, is_of_the_compiler, is_out_of_memory
 from flashmore.memory import CGROUP, cpu_quota, free_bytes
 from flashmore.models.config import ModelConfig
@@ -100,10 +100,13 @@ def resolve_parallel(
     """Choose between a copy of the model on every rank and a sharded one, where that is left open.
 
     Raises:
-        ConfigError: options that a sharded model does not support; slices that cannot be shared equally.
+        ConfigError: options that a sharded model does not support, or without effect in one process; slices
+            that cannot be shared equally.
     """
     ranks.slices(config)
     if ranks.size == 1:
+        if config.cpu_offload:
+            raise without_effect("cpu_offload", "several ranks (torchrun)", "one process")
         return config
     if chosen := config.parallel == "auto":
         fits = TRAINED_BYTES * parameters_of(model_config) < free_bytes(device)

@@ -296,6 +296,8 @@ def _resolved_again(
     execution: dict[str, Any] = {name: run.settings.requested.get(name) for name in CHANGEABLE}
     total = state.max_steps if steps is None else steps
     config = replace(config_of(run), max_steps=total, **{**execution, **changes})
+    if ranks.size == 1 and not changes.get("cpu_offload"):  # asked for when there were several
+        config = replace(config, cpu_offload=False)
     device, notes = _device_here(config)
     sizes = model_config_of(config, run.model.vocab_size, run.model.block_size)
     chosen = replace(sizes, attention=run.model.attention, padding_multiple=run.model.padding_multiple)
@@ -308,4 +310,7 @@ def _resolved_again(
     config = resolve_parallel(config, run.model, device, ranks)
     datasets = open_datasets(run, config, device)
     resolved = resolve_speed(config, run.model, device, datasets.train, replaceable=True, ranks=ranks)
-    return replace(resolved, notes=(*notes, *resolved.notes)), datasets
+    choice = resolved.choice
+    if choice is not None and choice.backend == run.model.attention:
+        choice = replace(choice, why="that of the run")
+    return replace(resolved, choice=choice, notes=(*notes, *resolved.notes)), datasets
