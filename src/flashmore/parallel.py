@@ -202,6 +202,12 @@ def whole_tensor(value: Tensor) -> Tensor:
     return whole
 
 
+def own_share(value: Tensor) -> Tensor:
+    """This rank's share of a tensor, or all of it if it is not sharded."""
+    share: Tensor = value.to_local() if hasattr(value, "to_local") else value
+    return share
+
+
 def shard(model: nn.Module, ranks: Ranks, device: torch.device, *, offload: bool) -> None:
     """Shard a model's parameters over the ranks, block by block.
 

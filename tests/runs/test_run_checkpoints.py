@@ -1,6 +1,7 @@
 import errno
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from io import FileIO
@@ -54,6 +55,20 @@ def tensors_of(run: Run) -> dict[str, torch.Tensor]:
     loaded = run.load_checkpoint(OPTIMIZER)
     weights = {f"weights.{name}": value for name, value in loaded.weights.items()}
     return weights | {f"optimizer.{name}": value for name, value in loaded.optimizer.items()}
+
+
+def test_whole_tensors_are_made_one_by_one(make_checkpoint: MakeCheckpoint) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def whole(value: torch.Tensor) -> torch.Tensor:
+        assert not any(each() is not None for each in made)
+        copied = value.clone()
+        made.append(weakref.ref(copied))
+        return copied
+
+    saved = make_checkpoint(1)
+    checkpoint.Image().take(saved.weights, saved.optimizer, whole)
+    assert len(made) == len(saved.weights) + len(saved.optimizer) > 2
 
 
 def test_a_checkpoint_comes_back_as_it_was(run: Run, make_checkpoint: MakeCheckpoint) -> None:

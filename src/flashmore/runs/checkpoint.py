@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
@@ -137,14 +137,19 @@ class Image:
         self._tensors: dict[str, Tensor] = {}
         """Views of `_data`, in the order of the file."""
 
-    def take(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Copy the tensors of a checkpoint, of any device and strides."""
+    def take(
+        self,
+        weights: Mapping[str, Tensor],
+        optimizer: Mapping[str, Tensor],
+        whole: Callable[[Tensor], Tensor] = lambda value: value,
+    ) -> None:
+        """Copy the tensors of a checkpoint, of any device and strides, each as `whole` returns it."""
         tensors = {_WEIGHTS + name: value for name, value in weights.items()}
         tensors |= {_OPTIMIZER + name: value for name, value in optimizer.items()}
         if (layout := layout_of(tensors)) != self._layout:
             self._arrange(layout)
-        for name, view in self._tensors.items():
-            view.copy_(tensors[name].detach())
+        for name, value in tensors.items():
+            self._tensors[name].copy_(whole(value).detach())
 
     def _arrange(self, layout: Layout) -> None:
         # Large dtypes first, so that every tensor is aligned.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flashmore.config import TrainConfig
 from flashmore.errors import RunError, StorageError
+from flashmore.parallel import whole_tensor
 from flashmore.runs import Run, State
 from flashmore.runs.checkpoint import Image
 from flashmore.runs.metrics import MetricsLog
@@ -65,12 +66,15 @@ class Saver(AbstractContextManager["Saver"]):
         return self._metrics is not None and time.monotonic() + seconds > self._due
 
     def save(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: State) -> None:
-        """Copy a checkpoint's tensors and begin to write them, once the one before has been written."""
+        """Copy a checkpoint's tensors and begin to write them, once the one before has been written.
+
+        Those of a sharded model are gathered one by one: the other ranks must ask for them in this order.
+        """
         self.wait()
         self._unsaved = [(image, best) for image, best in self._unsaved if best.step == state.best_step]
         if any(image is self._image for image, _ in self._unsaved):
             self._image = Image()
-        self._image.take(weights, optimizer)
+        self._image.take(weights, optimizer, whole_tensor)
         self._unsaved.append((self._image, state))
         self._due = time.monotonic() + self._config.save_seconds
         self._begin()
@@ -104,6 +108,7 @@ class Saver(AbstractContextManager["Saver"]):
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
+        self._image = Image()  # the final evaluation needs the memory
 
     def _write(self, metrics: MetricsLog) -> None:
         """In the thread: the metrics first, because the checkpoints refer to them."""

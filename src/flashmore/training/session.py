@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from flashmore.config import TrainConfig
 from flashmore.errors import FlashmoreError, TrainingFailed
-from flashmore.parallel import Ranks
+from flashmore.parallel import Ranks, own_share, whole_tensor
 from flashmore.runs import Run, State, Unevaluated
 from flashmore.runs.metrics import MetricsLog
 from flashmore.training.corpus import Datasets
@@ -60,12 +60,15 @@ class Session:
             TrainingFailed: a weight is not finite; the previous checkpoints are kept.
             StorageError: as from `Saver`.
         """
-        weights, optimizer = self.trainer.weights(), self.trainer.optimizer_state()
+        weights, optimizer = self.trainer.weights(), self.trainer.step.state_dict()
         # Several times faster than `isfinite`, because it writes no tensor.
-        extremes = [bound for value in weights.values() if value.numel() for bound in value.aminmax()]
-        if not all(bound.isfinite() for bound in extremes):
+        own = map(own_share, weights.values())
+        extremes = [bound for value in own if value.numel() for bound in value.aminmax()]
+        if any(self.ranks.largest(not all(bound.isfinite() for bound in extremes))):
             raise self.diverged("weights", "NaN or infinities")
         if self.metrics is None:
+            for value in (*weights.values(), *optimizer.values()):  # in the order of rank 0
+                whole_tensor(value)
             return
         metrics_bytes, metrics_sha256 = self.metrics.mark()
         state = State(

@@ -240,8 +240,10 @@ def _begun(
                 require_memory(trainer)
             first = State(step=0, max_steps=config.max_steps, loss_scale=trainer.step.loss_scale)
             run.begin(Checkpoint(trainer.weights(), trainer.optimizer_state(), first))
+            own = None if ranks.connected else trainer
+            del trainer  # a whole model, which must not stay in memory
         with run.log_metrics(first) as metrics:
-            yield _Opened(run, resolved, datasets, metrics, first, None if ranks.connected else trainer)
+            yield _Opened(run, resolved, datasets, metrics, first, own)
 
 
 @contextmanager

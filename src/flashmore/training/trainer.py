@@ -127,11 +127,8 @@ class Trainer:
         return evaluate(self.model, data, self.step.precision, self.ranks, stopped)
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's `state_dict()`; of a sharded model, whole tensors on the CPU of rank 0.
-
-        Every rank must ask for them.
-        """
-        return self._whole(self.model.state_dict())
+        """The model's `state_dict()`; of a sharded model, this rank's shares."""
+        return self.model.state_dict()
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy weights in one piece into the model."""
@@ -140,12 +137,12 @@ class Trainer:
             own[name].copy_(shard_like(own[name], value))
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """The optimizer's state: with the weights, everything the next steps depend on; as `weights`."""
-        return self._whole(self.step.state_dict())
+        """The optimizer's state: with the weights, everything the next steps depend on.
 
-    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        Of a sharded model, whole tensors on the CPU of rank 0. Every rank must ask for them.
+        """
         whole = {}
-        for name, value in tensors.items():  # one after the other: a device may not hold all of them
+        for name, value in self.step.state_dict().items():  # one by one: a device may not hold all of them
             tensor = whole_tensor(value)
             if tensor is value:
                 whole[name] = value
