@@ -19,10 +19,12 @@ def test_without_hardware_it_counts_and_predicts_nothing(document: Callable[...,
     assert found["parameters"] == 124_373_760
     assert found["tokens"] == 16 * 1024
     assert found["memory_bytes"]["weights"] == 4 * 124_373_760
+    assert found["checkpoint_bytes"] == 12 * 124_373_760
     assert found["sent_bytes"] == 2 * 7 / 8 * 4 * 124_373_760
     assert (found["hardware"], found["seconds"]) == ({}, None)
     shown = call("estimate", *GPT2, "--gpus", 8).stdout
     assert "124,373,760 parameters on 8 ranks with --parallel ddp, 16,384 tokens a step" in shown
+    assert "checkpoint on rank 0" in shown
     assert "a step" in shown
     assert "--fit RECORD" in shown
     assert "predicted" not in shown.replace("predict the time", "")

@@ -72,6 +72,7 @@ def test_the_memory_of_a_share_is_counted_by_hand() -> None:
         "whole gradients": 4 * BLOCK,
         "activations": 4 * 4 * 8 * (30 * 2 * 4 + 4 * 10),
     }
+    assert cost(parallel="fsdp").checkpoint == 12 * P
 
 
 def test_what_needs_less_memory_is_counted_so() -> None:
@@ -81,6 +82,7 @@ def test_what_needs_less_memory_is_counted_so() -> None:
     assert cost(parallel="fsdp", grad_accum=2).memory["whole gradients"] == 4 * P
     matrices = 2 * (4 * 12 + 4 * 4 + 2 * 4 * 16)
     assert cost(optimizer="muon").memory["optimizer"] == 8 * P - 4 * matrices
+    assert cost(optimizer="muon").checkpoint == 12 * P - 4 * matrices
     offloaded = cost(parallel="fsdp", cpu_offload=True)
     assert offloaded.offloaded == {"weights": P, "gradients": P, "optimizer": 2 * P}
     assert not offloaded.offloaded.keys() & offloaded.memory.keys()
@@ -136,7 +138,7 @@ def test_what_is_sent_after_the_gradient_cannot_be_hidden(options: dict[str, Any
 
 
 def test_the_time_is_predicted_as_documented() -> None:
-    one = Cost({}, {}, flop=6e9, beside=2 / 3, sent=1e9, messages=10)
+    one = Cost({}, {}, 0, flop=6e9, beside=2 / 3, sent=1e9, messages=10)
     seconds = one.seconds(Hardware(tflops=0.003, bandwidth_gb_s=2, latency_us=1000, overlap=0.5))
     assert (seconds.compute, seconds.communication) == pytest.approx((2, 0.51))
     assert (seconds.hidden, seconds.step) == pytest.approx((0.255, 2.255))

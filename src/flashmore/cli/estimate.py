@@ -44,7 +44,8 @@ HOLDS = {
 class Estimate:
     """Estimate the memory, arithmetic and communication of a training step on GPUs or CPU processes.
 
-    It takes the options of `flashmore train`; --parallel auto counts as ddp. With --device cpu it counts
+    It takes the options of `flashmore train`. --parallel auto counts as ddp here, because the memory of the
+    GPUs is not known. With --device cpu it counts
     what Gloo sends, otherwise NCCL. It also predicts the time if the hardware is described by the options
     below or by a record of benchmarks/scaling.py. docs/scaling.md compares estimates with measurements.
     """
@@ -177,6 +178,7 @@ def _document(
     document = facts | {
         "memory_bytes": cost.memory,
         "offloaded_bytes": cost.offloaded,
+        "checkpoint_bytes": cost.checkpoint,
         "flop": cost.flop,
         "sent_bytes": cost.sent,
         "messages": cost.messages,
@@ -201,6 +203,8 @@ def _show(facts: dict[str, Any], cost: "Cost", constants: Constants, hardware: "
         for name, count in places.items():
             rows.add_row(name + where, f"{count / 1e9:,.3f} GB", f"counted: {HOLDS[name]}")
     rows.add_row("memory, all", f"{sum(cost.memory.values()) / 1e9:,.3f} GB", "their sum")
+    copy = "counted: its copy of weights and optimizer, in CPU memory"
+    rows.add_row("checkpoint on rank 0", f"{cost.checkpoint / 1e9:,.3f} GB", copy)
     rows.add_section()
     per_token = "counted: 6 a parameter and token, and attention"
     rows.add_row("arithmetic a step", f"{cost.flop / 1e12:,.3f} TFLOP", per_token)

@@ -48,6 +48,8 @@ class Cost:
     """Bytes by what they hold."""
     offloaded: dict[str, int]
     """Bytes of these in CPU memory."""
+    checkpoint: int
+    """Bytes of the copy of weights and optimizer that rank 0 keeps in CPU memory to write them."""
     flop: float
     """Floating-point operations of the forward and the backward pass."""
     beside: float
@@ -98,9 +100,11 @@ def cost_of(config: TrainConfig, model_config: ModelConfig, ranks: Ranks, tokens
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     sharded = ranks.size > 1 and config.parallel == "fsdp"
     memory = dict(_memory(config, model_config, ranks, len(slices), sizes))
+    checkpoint = 3 * BYTES * sum(sizes.values())
     if config.optimizer == "muon":
-        single = sum(parameter.numel() for parameter in muon_matrices(model).values())
-        memory["optimizer"] -= BYTES * single
+        single = BYTES * sum(parameter.numel() for parameter in muon_matrices(model).values())
+        memory["optimizer"] -= single
+        checkpoint -= single
     memory["activations"] = kept_bytes(
         model_config, config.batch_size // slices[0][1], model_config.block_size,
         checkpointing=config.activation_checkpointing,
@@ -110,6 +114,7 @@ def cost_of(config: TrainConfig, model_config: ModelConfig, ranks: Ranks, tokens
     return Cost(
         {name: size for name, size in memory.items() if name not in offloaded},
         {name: memory[name] for name in offloaded},
+        checkpoint,
         _flop(config, model_config, sizes) * tokens / ranks.size,
         _beside(config, len(slices), sharded=sharded),
         sent,
