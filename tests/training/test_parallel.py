@@ -274,7 +274,6 @@ def hosts() -> Iterator[tuple[str, str]]:
                 subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-@pytest.mark.long
 def test_two_machines_train_the_run_of_one(hosts: tuple[str, str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     command += ["--master-addr", "10.213.0.1", "--master-port", "29517", "--node-rank"]

@@ -15,6 +15,7 @@ from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
+from flashmore.upgrade.source.inlining import GRAD_MODES
 from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.replaced import HOOK, hooked
 from flashmore.upgrade.source.scopes import Function
@@ -25,7 +26,6 @@ _OF_COMPARISONS: dict[type[ast.cmpop], set[str]] = {
     ast.Lt: {"__lt__", "__gt__"}, ast.Gt: {"__lt__", "__gt__"}, ast.LtE: {"__le__", "__ge__"},
     ast.GtE: {"__le__", "__ge__"},
 }  # fmt: skip
-_GRAD_MODES = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"}
 _DRAWS = {"torch.dropout", "torch.nn.functional.dropout"}
 
 
@@ -211,7 +211,7 @@ def _check_gradients(rewriting: Rewriting) -> None:
             for item in each.items:
                 made = item.context_expr
                 name = flow.module.qualified(made.func if isinstance(made, ast.Call) else made)
-                if name.rpartition(".")[2] in _GRAD_MODES:
+                if name.rpartition(".")[2] in GRAD_MODES:
                     where = f"`{name}` in line {each.lineno}"
                     raise Refuse(f"the scores are computed under {where}, and the output is not")
 

@@ -64,14 +64,18 @@ class Arguments(Zeros):
             while rank is None and value.args and value.op in SAME_SHAPE | COMPARISONS | ARITHMETIC:
                 value = self._widest(value)
                 rank = self.found.shapes.rank(value)
-            if rank is None and value.op in ("param", "selfattr", "pop", "get"):
-                given = value.args[1] if value.op in ("pop", "get") and len(value.args) > 1 else value
-                name = str(getattr(given.detail, "path", given.detail))
+            if rank is None and value.op not in _VECTORS and (name := self._name_of_mask(value)):
                 self.result.assumptions.append(
                     f"`{name}` is a tensor with at least two dimensions that broadcasts to the scores"
                 )
             elif value.op in _VECTORS or (rank is not None and rank < 2):
                 raise Refuse("a mask or bias has fewer than two dimensions")
+
+    def _name_of_mask(self, value: Value) -> str:
+        if value.op in ("param", "selfattr", "pop", "get"):
+            given = value.args[1] if value.op in ("pop", "get") and len(value.args) > 1 else value
+            return str(getattr(given.detail, "path", given.detail))
+        return self.text.of(value.node) if isinstance(value.node, ast.expr) and not value.inner else ""
 
     def _widest(self, value: Value) -> Value:
         """The operand that decides the rank of a result: the one with most, or of unknown rank."""

@@ -83,24 +83,6 @@ def _kind_of_scale(value: Value, module: Module, known: dict[Value, str], depth:
     return TENSOR
 
 
-def is_likely_number(value: Value, *, divides: bool) -> bool:
-    """Whether a divisor, or a root, is what the constructor was given; the test prints the assumption."""
-    if value.op == "pow" and number(value.args[1]) in (0.5, -0.5):
-        return _is_given(value.args[0])
-    return divides and _is_given(value)
-
-
-def _is_given(value: Value) -> bool:
-    attribute = value.detail
-    if not isinstance(attribute, Attribute) or attribute.owner is None:
-        return False
-    holder = attribute.owner.holder(attribute.name)
-    made = holder.own_methods.get("__init__") if holder is not None else None
-    names = {each.arg for each in ast.walk(made.args) if isinstance(each, ast.arg)} if made else set()
-    stored = attribute.owner.assignments(attribute.name)
-    return bool(stored) and all(isinstance(each, ast.Name) and each.id in names for each in stored)
-
-
 def _ends_in_ones(value: Value) -> bool:
     """`scale.view(1, -1, 1, 1)`: one value a head."""
     sizes = value.args[1].args if len(value.args) == 2 and value.args[1].op == "tuple" else value.args[1:]

@@ -5,7 +5,7 @@ import re
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.patterns.masks import FINITE, INFINITE, OTHER, fill_kind
 from flashmore.upgrade.patterns.products import product_of
-from flashmore.upgrade.patterns.scales import NUMBER, TENSOR, classify, is_likely_number
+from flashmore.upgrade.patterns.scales import TENSOR, classify
 from flashmore.upgrade.patterns.terms import Term, Unfit, joined
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
@@ -137,8 +137,6 @@ class Scores:
                 found = found if found is not None and getattr(found, "product", False) else inner
                 continue
             kind = classify(scale, self.module)
-            if kind == TENSOR and is_likely_number(scale, divides="div" in value.op):
-                kind = NUMBER
             if kind == TENSOR:
                 return Unfit("the scores are multiplied by a tensor", value, product=True)
             return Term("scale", value, (inner,), scale, (kind, "div" if "div" in value.op else "mul"))

@@ -59,8 +59,11 @@ class Calls(Inlining):
     def _filled(self, node: ast.Call, method: ast.Attribute) -> ast.expr:
         """What a method is called on; in `x.data.masked_fill_(mask, -inf)` x itself.
 
-        Autograd sees no fill then, but softmax gives -inf no gradient either.
+        Autograd sees no fill then, but softmax gives -inf no gradient either. What the call returns is
+        detached, so it must not be used.
         """
+        if self.inner or not (isinstance(self.statement, ast.Expr) and self.statement.value is node):
+            return method.value
         match method.value, node.args:
             case ast.Attribute(value=inner, attr="data"), [_, fill] if method.attr == "masked_fill_":
                 hides = fill_kind(self.expression(fill), self.module) == INFINITE

@@ -287,8 +287,11 @@ def _assigned(statement: ast.stmt) -> set[str]:
     for each in walk(statement):
         if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store):
             found.add(each.id)
-        elif isinstance(each, (ast.Attribute, ast.Subscript)) and isinstance(each.value, ast.Name):
+        elif isinstance(each, (ast.Attribute, ast.Subscript)):
+            base = each.value
+            if isinstance(base, ast.Attribute) and base.attr == "data":
+                base = base.value
             inplace = isinstance(each, ast.Attribute) and each.attr.endswith("_")
-            if inplace or isinstance(each.ctx, ast.Store):
-                found.add(each.value.id)
+            if isinstance(base, ast.Name) and (inplace or isinstance(each.ctx, ast.Store)):
+                found.add(base.id)
     return found

@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 from flashmore.upgrade.budget import step
 from flashmore.upgrade.source.graph import Closure, Condition, Value
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import defaults_of
+from flashmore.upgrade.source.scopes import defaults_of, last
 from flashmore.upgrade.source.state import State
 
 _DEPTH = 5
 _DECORATORS = {"staticmethod", "classmethod", "property"}
+GRAD_MODES = {"no_grad", "enable_grad", "set_grad_enabled", "inference_mode"}
+
+
+def _sets_grad_mode(block: ast.With) -> bool:
+    made = (each.context_expr for each in block.items)
+    return any(last(each.func if isinstance(each, ast.Call) else each) in GRAD_MODES for each in made)
 
 
 class Inlining(State):
@@ -37,6 +43,8 @@ class Inlining(State):
     ) -> Value | None:
         """What a function returns: None where that cannot be said."""
         if closure.node in self.active or len(self.active) >= _DEPTH or not _is_plain(closure):
+            return None
+        if any(isinstance(each, ast.With) and _sets_grad_mode(each) for each in ast.walk(closure.node)):
             return None
         names = self._parameters(closure, [*closure.given, *args], {**dict(closure.given_named), **named})
         if names is None:
