@@ -124,13 +124,6 @@ def test_one_damaged_bit_is_found_in_its_file(trained: Path, name: str, call: Ca
     assert [line.partition(":")[0] for line in bad] == [path.name]
 
 
-def test_a_line_after_the_end_of_a_finished_run_is_found(trained: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 61, "loss": 1.0, "step_ms": 1.0}\n')
-    assert [each.file for each in verify(tmp_path / "run") if each.problem] == ["metrics.jsonl"]
-
-
 def test_values_and_files_that_no_checksum_protects_are_found(
     trained: Path, call: Call, tmp_path: Path
 ) -> None:

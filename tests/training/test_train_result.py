@@ -15,7 +15,6 @@ from flashmore.training.loop import resume, train
 from flashmore.training.result import TrainResult, result_of
 from flashmore.training.saving import Saver
 from flashmore.training.starting import resumed
-from flashmore.training.verify import verify
 
 SMALL = replace(
     TrainConfig(model="bigram"),
@@ -72,8 +71,6 @@ def test_a_run_that_has_gone_on_since_has_no_result(tmp_path: Path) -> None:
     assert result_of(run) is not None
     with resumed(run.path, 8) as session:
         session.trainer.train_step()
-        session.saver.log({"step": session.trainer.done, "loss": 1.0, "step_ms": 1.0})
-        assert not [each for each in verify(run.path) if each.problem]  # as if it were killed here
         session.save()
         session.saver.wait()
     assert result_of(run) is None

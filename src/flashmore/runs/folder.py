@@ -324,11 +324,6 @@ class Run:
         """Write result.json; ValueError or TypeError for what JSON does not support."""
         replace_file(self._result, records.encode(records.seal(result | {"config_sha256": self.digest})))
 
-    def remove_result(self) -> None:
-        """Remove result.json, if there is one, before training goes on."""
-        with disk_errors(f"to remove {self._result}", self._result):
-            self._result.unlink(missing_ok=True)
-
     def read_result(self) -> dict[str, Any] | None:
         """Read result.json; None if there is none."""
         if not self.has_result:

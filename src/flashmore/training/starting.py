@@ -33,7 +33,7 @@ from flashmore.training.resolve import (
     resolve_parallel,
     resolve_speed,
 )
-from flashmore.training.session import Session, is_finished
+from flashmore.training.session import Session
 from flashmore.training.trackers import require_installed
 from flashmore.training.trainer import Trainer
 
@@ -261,8 +261,6 @@ def _resumed(path: Path, steps: int | None, changes: Mapping[str, Any], ranks: R
             found = f"{steps}, but {state.step} steps are done"
             raise ConfigError("--max-steps of at least the steps done", found, f"{state.step} or more")
         resolved, datasets = _resolved_again(run, state, steps, changes, ranks)
-        if not is_finished(resolved.config, state.step, state.best_step):
-            run.remove_result()
         with run.log_metrics(state) as metrics:
             yield _Opened(run, resolved, datasets, metrics, state)
 

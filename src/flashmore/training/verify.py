@@ -71,7 +71,6 @@ def verify(path: Path) -> list[Verified]:
         here = {*run.steps}
         best = {step: state.best_step for step, state in states.items() if state.best_step is not None}
         # A checkpoint is removed before that of its best weights, so this one is only missing if it is there.
-        finished = 0
         lost = {best_step for step, best_step in best.items() if best_step not in here and step in run.steps}
         with suppress(RunError):  # checked below
             finished = run.finished_steps()
@@ -87,7 +86,7 @@ def verify(path: Path) -> list[Verified]:
         for number in range(len(run.settings.teachers)):
             check(settings.TEACHERS[number], partial(kept_teacher, run, number))
         for state in list(states.values())[-1:]:
-            check("metrics.jsonl", partial(_metrics, path / "metrics.jsonl", state, finished))
+            check("metrics.jsonl", partial(metrics.read, path / "metrics.jsonl", state))
     whole = all(each.problem is None for each in found)
     if run.has_result:
         check("result.json", partial(result_of, run) if whole else run.read_result)
@@ -102,13 +101,6 @@ def _in_place(run: Run) -> tuple[str, Callable[[], object]] | None:
     if text is not None and text.path is not None and text.in_place:
         return text.path, partial(text.ids, run.path, run.vocabulary)
     return None
-
-
-def _metrics(path: Path, state: State, finished: int) -> None:
-    """Read the metrics; those of a run that finished at the checkpoint's step end there."""
-    lines = metrics.read(path, state)
-    if lines and finished == state.step and (found := path.stat().st_size) != state.metrics_bytes:
-        raise RunError(f"{state.metrics_bytes:,} bytes in {path}", f"{found:,} bytes: altered", INTACT)
 
 
 def _state(run: Run, step: int) -> State:
