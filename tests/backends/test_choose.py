@@ -288,7 +288,8 @@ def test_what_is_huge_shrinks_to_what_can_be_measured() -> None:
     assert 16 * 4 * huge.keys <= module.MATRIX_BYTES
 
 
-@pytest.mark.parametrize("passes", ["forward", pytest.param("both", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("passes", ["forward", "both"])
 def test_compiled_attention_by_hand_is_held_against_the_one_that_wins_uncompiled(
     passes: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

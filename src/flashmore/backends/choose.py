@@ -12,6 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,9 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     if problem != asked:
         where += f" at B, T = {problem.options.batch_size:,}, {problem.options.length:,}"
     cache = cache_folder()
+    if problem.compiled and cache is not None:  # PyTorch's compiler would let the user's group change it
+        with suppress(OSError):
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = None if cache is None else cache / f"{_digest(problem)}.json"
     before = None if path is None else _recall(path, problem)
     if before is not None and not fresh:

@@ -72,8 +72,6 @@ def _set_compiler_cache() -> str | None:
             path = cache / "torchinductor"
             above = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
             if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-                # Made here, since PyTorch may let the user's group change it, and code in it is executed.
-                cache.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
                 return None
         import tempfile

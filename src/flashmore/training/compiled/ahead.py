@@ -112,6 +112,8 @@ def _load(program: Program, *, automatic: bool) -> Any:
             return libraries.load(path)
         except StorageError as error:  # a system whose C library is older, for example
             say(f"the compiled step in the cache cannot be loaded, so it is compiled again: {error.found}")
+    with suppress(StorageError):  # made before PyTorch's compiler makes it, for this user alone
+        libraries.writable_folder()
     with tempfile.TemporaryDirectory(prefix="flashmore-") as scratch:
         path = _build(program, Path(scratch))
         try:
