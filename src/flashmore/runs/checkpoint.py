@@ -263,6 +263,10 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield tensors
         except SafetensorError as error:
             raise RunError(f"tensors in safetensors form in {path}", str(error), INTACT) from None
+        except RuntimeError as error:  # torch opens the file once more, which may have been removed
+            if "unable to open file" not in str(error):
+                raise
+            raise RunError(f"a checkpoint in {path}", "it was removed while it was read", INTACT) from None
 
 
 def _tensors(file: Any, path: Path, prefix: str, layout: Layout, digest: str) -> dict[str, Tensor]:
