@@ -150,6 +150,10 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     Raises:
         BackendUnavailable: `name` cannot run; with every reason and the names that can.
     """
+    cache = cache_folder()
+    if problem.compiled and cache is not None:  # PyTorch's compiler would let the user's group change it
+        with suppress(OSError):
+            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     if name != "auto":
         # One row shows whether the kernel runs; whether all rows fit in memory, the first step shows.
         _try(name, problem.measurable.changed(batch_size=1))
@@ -158,10 +162,6 @@ def choose(name: str, problem: Problem, *, fresh: bool = False, clock: Clock = t
     where = "here, compiled" if problem.compiled else "here"
     if problem != asked:
         where += f" at B, T = {problem.options.batch_size:,}, {problem.options.length:,}"
-    cache = cache_folder()
-    if problem.compiled and cache is not None:  # PyTorch's compiler would let the user's group change it
-        with suppress(OSError):
-            cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = None if cache is None else cache / f"{_digest(problem)}.json"
     before = None if path is None else _recall(path, problem)
     if before is not None and not fresh:

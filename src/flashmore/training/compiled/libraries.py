@@ -46,12 +46,12 @@ def find(digest: str, *, automatic: bool = False) -> Path | None:
         digest: of the step's program.
         automatic: find only one whose attention backend was measured to be the fastest.
     """
-    above = cache_folder()
-    if above is None:
+    root = cache_folder()
+    if root is None:
         return None
-    path = above / "compiled" / f"{digest}.pt2"
+    path = root / "compiled" / f"{digest}.pt2"
     try:
-        for folder in (above, path.parent):
+        for folder in (root, path.parent):
             if _is_foreign(folder):
                 _say_foreign(folder)
                 return None
@@ -103,12 +103,12 @@ def writable_folder() -> Path:
     Raises:
         StorageError: it cannot be written, others own or can change it, or there is no cache.
     """
-    above = cache_folder()
-    if above is None:
+    root = cache_folder()
+    if root is None:
         raise StorageError("a cache folder", "no home folder", "a folder in $FLASHMORE_CACHE")
-    folder = above / "compiled"
+    folder = root / "compiled"
     with disk_errors(f"to write {folder}", folder):
-        for path in (above, folder):
+        for path in (root, folder):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if _is_foreign(path):
                 valid = f"chmod go-w {path}, or another folder in $FLASHMORE_CACHE"
