@@ -188,6 +188,7 @@ def test_texts_with_other_characters_and_runs_of_one_logged_step(browser: Browse
         expect(two.page.locator("#typed-problems")).to_contain_text("have no character in common")
         assert two.page.locator("#next > li").count() == 0
         assert two.page.locator("#attention").is_hidden()
+        assert two.page.get_by_role("link", name="Attention").count() == 0
         assert two.page.locator("#curves circle").count() == 4
         assert two.complaints == []
     with visit("tabs", "ab\tc", "abc", **small) as two:

@@ -40,7 +40,7 @@ async function main() {
   const isKnown = (character) => models.every(({ alphabet }) => alphabet.ids.has(character));
   const first = isText ? models[0].alphabet.characters.find(isKnown) : ""; // what is shown without a text
   const attending = first === undefined ? [] : models.filter(({ attends }) => attends);
-  byId("attention").hidden = !attending.length;
+  byId("attention").hidden = byId("to-attention").hidden = !attending.length;
   const place = (name) => Math.max(0, Number.parseInt(before[name] ?? 0, 10) || 0);
   const view =
     attending.length &&
