@@ -112,6 +112,17 @@ def test_lines_after_the_checkpoint_are_read_up_to_the_first_altered_one(
     assert steps(run) == [1]
 
 
+@pytest.mark.parametrize("added", [1, 2])
+def test_lines_added_after_the_checkpoint_are_of_later_steps(
+    run: Run, metrics: Path, make_checkpoint: MakeCheckpoint, added: int
+) -> None:
+    log(run, make_checkpoint, 1, 2, 3, saved=2)
+    with metrics.open("ab") as file:
+        file.write(LINE.replace(b"1", b"%d" % added) + b"\n")
+    with pytest.raises(RunError, match=r"step \d, added or altered"):
+        run.read_metrics()
+
+
 def test_more_lines_than_a_log_has_are_not_read(run: Run, metrics: Path) -> None:
     metrics.write_bytes(b"{}\n" * (MOST_LINES + 1))
     with pytest.raises(RunError, match="1,048,576 lines"):

@@ -73,9 +73,9 @@ def test_a_full_disk_leaves_whole_lines(make_run: MakeRun, small_disk: Path) -> 
     lines = run.log_metrics(run.load_state())
     with lines, pytest.raises(StorageError, match="free space"):  # noqa: PT012
         while True:
-            lines.append({"step": step, "loss": 0.1 + 0.2, "step_ms": 1 / 3})
+            lines.append({"step": step + 1, "loss": 0.1 + 0.2, "step_ms": 1 / 3})
             step += 1
-    assert [line["step"] for line in run.read_metrics()] == list(range(step))
+    assert [line["step"] for line in run.read_metrics()] == list(range(1, step + 1))
     assert (run.path / "metrics.jsonl").read_bytes().endswith(b"}\n")
 
 

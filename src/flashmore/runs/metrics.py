@@ -154,15 +154,21 @@ def read(path: Path, state: State) -> list[dict[str, Any]]:
     if count > MOST_LINES:
         raise RunError(f"at most {MOST_LINES:,} lines in {path}", f"{count:,}", INTACT)
     lines = []
-    end = 0
+    end, last = 0, state.step
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         end += len(line) + 1
         try:
-            lines.append(msgspec.to_builtins(_LINES.decode(line)))
+            logged = _LINES.decode(line)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             if end > len(kept):
                 break
             raise RunError(f"a logged step in line {number} of {path}", str(error), INTACT) from None
+        if end > len(kept):
+            if logged.step <= last:
+                wanted = f"a step after {last:,} in line {number} of {path}"
+                raise RunError(wanted, f"step {logged.step:,}, added or altered", INTACT)
+            last = logged.step
+        lines.append(msgspec.to_builtins(logged))
     return lines
 
 
