@@ -44,10 +44,6 @@ LARGEST_FACTOR = 1e38
 BY_PRESET: Any = None
 """Placeholder default; `TrainConfig` fills it in from the preset and the model, or leaves it open."""
 
-_ON_OR_OFF = {
-    "True": "(on by default; this flag disables it)",
-    "False": "(off by default; this flag enables it)",
-}.get
 _BUILT_IN = "(default: the built-in names; with --mode text and --vocab-size, random ids)"
 
 if TYPE_CHECKING:
@@ -114,9 +110,9 @@ class ModelOptions:
     """Width of embeddings and hidden layers."""
     activation: Activation = BY_PRESET
     """Activation of the transformer's MLP: tanh-approximated GELU, exact GELU, or squared ReLU."""
-    bias: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = BY_PRESET
+    bias: bool = BY_PRESET
     """Biases in the transformer's linear layers and layer norms."""
-    tie_weights: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = BY_PRESET
+    tie_weights: bool = BY_PRESET
     """Share the weights of the transformer's token embedding and output layer."""
     init: Init = BY_PRESET
     """Initialisation of the transformer: PyTorch's, GPT-2's, or PyTorch's with zero residual projections."""
@@ -189,9 +185,9 @@ class RunConfig:
     shards if a copy does not fit in memory."""
     grad_accum: int = 1
     """Split each batch into this many parts and accumulate their gradients, which needs less memory."""
-    activation_checkpointing: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = False
+    activation_checkpointing: bool = False
     """Recompute the activations of the transformer's blocks in the backward pass, which needs less memory."""
-    cpu_offload: Annotated[bool, arg(help_behavior_hint=_ON_OR_OFF)] = False
+    cpu_offload: bool = False
     """With --parallel fsdp on GPUs: keep the sharded weights and the optimizer in CPU memory."""
     threads: int = 0
     """CPU threads, at most the number of CPUs; 0 keeps PyTorch's default."""

@@ -1,13 +1,18 @@
 """Command line options: parsed with tyro; refused without an effect, or for a path that cannot be written."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial, wraps
+from contextvars import ContextVar
+from dataclasses import is_dataclass, replace
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from flashmore.config import Preset, TrainConfig, ineffective, without_effect
 from flashmore.errors import ConfigError, StorageError, UsageError, option_of
@@ -22,6 +27,12 @@ STYLE = (
     tyro.conf.DisallowNone,  # --file PATH, not {None}|PATH
     tyro.conf.OmitSubcommandPrefixes,
 )
+HELP = ConstructorRegistry()
+"""How an option is shown in the help."""
+_UNTOLD = {"None": "", "": "", "False": "", "True": "(on by default; this flag disables it)"}
+_HINT = tyro.conf.arg(help_behavior_hint=lambda value: _UNTOLD.get(value, f"(default: {value})"))
+_inner = ContextVar("inner", default=False)
+"""Whether tyro's own rule is asked."""
 LONGEST_ENDING = 22
 """Characters added to a file name while the file is being written."""
 
@@ -33,10 +44,13 @@ def command(verb: str) -> Callable[[Callable[..., int]], Callable[[Sequence[str]
     """
 
     def decorate(function: Callable[..., int]) -> Callable[[Sequence[str]], int]:
-        @wraps(function)
         def parsed(*values: Any, **options: Any) -> Callable[[], int]:
             return partial(function, *values, **options)  # it runs outside of the parser
 
+        types = get_type_hints(function, include_extras=True)
+        parsed.__annotations__ = {name: _with_hint(each) for name, each in types.items()}
+        parsed.__signature__ = signature(function)  # type: ignore[attr-defined]
+        parsed.__doc__ = function.__doc__
         return lambda argv: int(_tyro(parsed, verb, argv)())
 
     return decorate
@@ -63,13 +77,43 @@ def _tyro(command: Callable[..., Any], verb: str, argv: Sequence[str], **options
     """Run tyro. It prints its messages itself, so arguments that need escaping are parsed twice."""
     run = partial(tyro.cli, command, prog=f"flashmore {verb}", config=STYLE, **options)
     shown = [one_line(word) for word in argv]
-    if shown == [*argv]:
-        return run(args=argv)
+    with HELP:
+        if shown == [*argv]:
+            return run(args=argv)
+        try:
+            return run(args=argv, console_outputs=False)
+        except SystemExit:
+            run(args=shown)
+            raise
+
+
+@HELP.struct_rule
+def _dataclass(info: StructTypeInfo) -> Any:
+    """As tyro reads a dataclass, but with `_with_hint`, and without the line breaks of its docstrings."""
+    if not is_dataclass(info.type) or _inner.get():
+        return None
+    token = _inner.set(True)
     try:
-        return run(args=argv, console_outputs=False)
-    except SystemExit:
-        run(args=shown)
-        raise
+        spec = ConstructorRegistry.get_struct_spec(info)
+    finally:
+        _inner.reset(token)
+    if not isinstance(spec, StructConstructorSpec):
+        return spec
+
+    def told(field: StructFieldSpec) -> str | None:
+        text = field.helptext() if callable(field.helptext) else field.helptext
+        return None if text is None else re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
+    fields: Any = [
+        replace(each, type=_with_hint(each.type), helptext=partial(told, each)) for each in spec.fields
+    ]
+    return replace(spec, fields=fields)
+
+
+def _with_hint(option: Any) -> Any:
+    """The type of an option, whose default is not told where it is to have no value or not to be set."""
+    plain, *others = get_args(option) if get_origin(option) is Annotated else (option,)
+    return Annotated[plain, _HINT, *others]
 
 
 def options_in(argv: Sequence[str]) -> set[str]:
