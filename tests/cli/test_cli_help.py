@@ -42,6 +42,7 @@ def test_help_answers_without_importing_torch(environment: dict[str, str]) -> No
     for words, code, out, err, imported in answers:
         assert (code, err) == (0, ""), words
         assert out.startswith("usage: flashmore"), words
+        assert not re.search(r"default: (None|False|)\)", out), words
         assert not SLOW & set(imported), words
 
 
@@ -77,6 +78,11 @@ def test_options_have_flat_names_that_the_help_tells(verb: str, options: str, ca
     told = set(OPTION.findall(call(verb, "--help").stdout))
     assert {f"--{name}" for name in options.split()} <= told
     assert not [name for name in told if "." in name]
+
+
+def test_the_help_of_an_option_has_no_line_breaks_of_the_source(process: Call) -> None:
+    done = process("train", "--help", COLUMNS="300")
+    assert "next to the run. Needs one process, and a file that can be read more than once." in done.stdout
 
 
 def test_the_help_tells_what_may_stand_beside_resume(call: Call) -> None:
