@@ -135,7 +135,7 @@ def _resolved(options: Options) -> tuple[Resolved, Dataset]:
 
 def _tokens(trainer: Trainer) -> int:
     """Real characters in a step: the median of some batches."""
-    return int(statistics.median((trainer.batch(step).targets >= 0).sum().item() for step in range(20)))
+    return int(statistics.median((trainer.batches(step)[0].targets >= 0).sum().item() for step in range(20)))
 
 
 def _blas(x: Tensor, weight: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _run(layers: list[Layer], product: Callable[[Tensor, Tensor], Tensor]) -> No
 
 def _attention_gflop(trainer: Trainer, model_config: ModelConfig) -> float:
     """Of all layers, forward and backward, over real characters."""
-    batch = trainer.batch(0)
+    batch = trainer.batches(0)[0]
     segments = batch.segments
     lengths = (
         [batch.ids.size(1)] * len(batch.ids)

@@ -340,7 +340,7 @@ def test_attention_alone_runs_every_layer_forward_and_backward(
 def test_the_batch_that_is_timed_is_the_one_of_the_context(config: TrainConfig) -> None:
     task = task_at(config, 20, shrink_batch=True)
     trainer = Trainer(task.config, replace(task.model_config, attention="flash"), task.dataset(), CPU)
-    ids = trainer.batch(0).ids
+    ids = trainer.batches(0)[0].ids
     assert ids.shape == (2, 20)
 
 

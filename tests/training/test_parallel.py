@@ -167,7 +167,7 @@ def gradient_of(config: TrainConfig, path: Path, dtype: torch.dtype) -> dict[str
     run = Run.open(path)
     data = read_corpus(config).datasets(config, CPU).train
     trainer = Trainer(config, run.model, data, CPU)
-    model, batch = trainer.model.to(dtype), trainer.batch(0)
+    model, batch = trainer.model.to(dtype), trainer.batches(0)[0]
     if batch.soft_targets is not None:
         batch = replace(batch, soft_targets=batch.soft_targets.to(dtype))
     training_loss(model(batch.ids), batch, config.ngram_smoothing)[0].backward()  # type: ignore[no-untyped-call]

@@ -133,14 +133,14 @@ def rows_of(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 def test_batches_are_the_same_in_every_form(name: str, make: Make) -> None:
     plain, other = make(), make(name)
     for step in (0, 1, 17, 50):  # beyond an epoch too
-        assert rows_of(plain.batch(step)) == rows_of(other.batch(step))
+        assert rows_of(plain.batches(step)[0]) == rows_of(other.batches(step)[0])
 
 
 def test_trimmed_rows_are_as_long_as_the_longest_and_packed_ones_have_no_padding(make: Make) -> None:
     for step in range(20):
-        longest = max(len(ids) for ids, _ in rows_of(make().batch(step)))
-        assert make("trim").batch(step).ids.size(1) == longest
-        assert (make("pack").batch(step).targets != IGNORE).all()
+        longest = max(len(ids) for ids, _ in rows_of(make().batches(step)[0]))
+        assert make("trim").batches(step)[0].ids.size(1) == longest
+        assert (make("pack").batches(step)[0].targets != IGNORE).all()
 
 
 # Exactness.

@@ -86,13 +86,8 @@ class Trainer:
         self.done = 0
         """Updates made so far."""
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, counted from 0, if it is not cut."""
-        (batch,) = self.batches(step)
-        return batch
-
     def batches(self, step: int) -> list[Batch]:
-        """This rank's slices of the batch of a step, on the device."""
+        """This rank's slices of the batch of a step, counted from 0, on the device."""
         batches = [self.data.batch(step, self.form, part) for part in self.slices]
         if not (self.model_config.dropout or self.model_config.attention_dropout):
             return batches

@@ -99,7 +99,7 @@ def test_recording_changes_neither_weights_nor_random_numbers(make: Make) -> Non
     weights = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     random = torch.cuda.get_rng_state()
     assert isinstance(trainer.step, CudaGraphStep)
-    trainer.step._record([trainer.batch(0)])
+    trainer.step._record([trainer.batches(0)[0]])
     assert torch.equal(torch.cuda.get_rng_state(), random)
     assert all(torch.equal(p, was) for p, was in zip(trainer.model.parameters(), weights, strict=True))
 
@@ -107,7 +107,7 @@ def test_recording_changes_neither_weights_nor_random_numbers(make: Make) -> Non
 @pytest.mark.cuda
 def test_dropout_differs_from_replay_to_replay(make: Make) -> None:
     trainer = make("cuda", "cuda-graph", dropout=0.5, learning_rate=0.0, lr_schedule="constant")
-    batches = [replace(trainer.batch(0), dropout_seed=seed) for seed in range(8)]
+    batches = [replace(trainer.batches(0)[0], dropout_seed=seed) for seed in range(8)]
     assert len({trainer.step([[batch]], [(0.0, 0.0)]).item() for batch in batches}) > 1
 
 
