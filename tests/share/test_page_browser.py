@@ -143,6 +143,52 @@ def test_the_next_character_and_attention_follow_a_typed_name(browser: Browser, 
         assert visit.complaints == []
 
 
+def test_what_cannot_be_seen_alone_is_shown_with_a_sign(
+    browser: Browser, trained: dict[str, Run], two: Path
+) -> None:
+    with Visit(browser, two, 1280, "light") as visit:
+        checked(visit)
+        visit.page.get_by_label("Prefix").fill("a\u200b\u0323")
+        told = visit.page.locator("#problems")
+        expect(told).to_contain_text("“U+200B”, “◌\u0323”")
+        visit.page.get_by_label("A name").fill("a\u200b\u0323")
+        expect(visit.page.locator("#typed-problems")).to_contain_text("“U+200B”, “◌\u0323”")
+
+
+def test_one_name_is_not_called_names_and_chosen_options_are_open(browser: Browser, two: Path) -> None:
+    with Visit(browser, two, 1280, "light", "#topk=1&count=2") as visit:
+        checked(visit)
+        expect(visit.page.locator("#status")).to_have_text("Transformer: 1 name. Bigram: 1 name.")
+        expect(visit.page.locator("#made .note").first).to_contain_text("1 name from 20,000 draws")
+        expect(visit.page.get_by_label("Top-k")).to_be_visible()
+    with Visit(browser, two, 1280, "light", "#count=2") as visit:
+        checked(visit)
+        expect(visit.page.get_by_label("Top-k")).to_be_hidden()
+
+
+def test_the_chosen_model_stands_in_the_address(
+    browser: Browser, trained: dict[str, Run], tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    run = trained["transformer"]
+    path.write_text(page([run, run]), encoding="utf-8")
+    with Visit(browser, path, 1280, "light") as visit:
+        checked(visit)
+        visit.page.get_by_label("Model").select_option("1")
+        visit.page.reload()
+        checked(visit)
+        expect(visit.page.get_by_label("Model")).to_have_value("1")
+
+
+def test_a_browser_that_refuses_another_address_still_makes_names(browser: Browser, two: Path) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.add_init_script("history.replaceState = () => { throw new DOMException('no', 'SecurityError'); }")
+    opened.goto(two.as_uri())
+    expect(opened.locator("#status")).to_have_text("Transformer: 20 names. Bigram: 20 names.")
+    context.close()
+
+
 def test_training_is_replayed(browser: Browser, two: Path, trained: dict[str, Run]) -> None:
     lines = [line for line in trained["bigram"].read_metrics() if "samples" in line]
     with Visit(browser, two, 1280, "light") as visit:
@@ -196,6 +242,13 @@ def test_texts_with_other_characters_and_runs_of_one_logged_step(browser: Browse
         two.page.get_by_label("A text").fill("")
         expect(two.page.locator("#next h3")).to_have_text(["after “a”"])
         assert two.complaints == []
+    with visit("long", "abc de\n" * 20, block_size=40, **small) as one:
+        checked(one)
+        one.page.get_by_label("A text").fill("abc " * 8)
+        expect(one.page.locator("#typed-problems")).to_have_text("")
+        one.page.get_by_label("A text").fill("abc " * 9)
+        expect(one.page.locator("#typed-problems")).to_contain_text("Only the last 32 positions are shown")
+        assert one.page.locator("#next > li").count() == 32
     diverging = {
         "learning_rate": 1e17,
         "weight_decay": 0.0,
@@ -217,7 +270,7 @@ def test_without_data_nothing_is_labelled(browser: Browser, trained: dict[str, R
         assert len(names(visit, 1)) == 20
         assert visit.page.locator(".novelty").count() == 0
         assert visit.page.get_by_label("Only new names").count() == 0
-        assert "not the items it learned from" in visit.page.locator("#about").inner_text()
+        assert "not the names it learned from" in visit.page.locator("#about").inner_text()
         assert visit.page.locator("#attention").is_hidden()
 
 

@@ -227,9 +227,9 @@ def _summary(runs: Sequence[Run]) -> str:
     named = kinds[0] if len(kinds) == 1 else f"{', '.join(kinds[:-1])} and {kinds[-1]}"
     items = {run.split.train for run in runs}
     count = len(runs[0].split.train)
-    learned = "a text" if runs[0].text is not None else f"{count:,} item{'s' * (count != 1)}"
+    learned = "a text" if runs[0].text is not None else f"{count:,} name{'s' * (count != 1)}"
     if len(items) > 1 or (runs[0].text is None and not count):
-        learned = "a list of items" if len(runs) == 1 else "lists of items"
+        learned = "a list of names" if len(runs) == 1 else "lists of names"
     who = "A small neural network" if len(runs) == 1 else "Small neural networks"
     return f"{who} ({named}) learned from {learned}, character by character."
 
@@ -252,8 +252,8 @@ def _data_note(lists: Sequence[object], *, is_text: bool) -> str:
     if is_text:
         return "The page contains the model, not the text it learned from."
     if lists:
-        return "The page contains the model and the items it learned from, to tell new names from known ones."
-    return "The page contains the model, not the items it learned from, so new names are not labelled."
+        return "The page contains the model and the names it learned from, to tell new names from known ones."
+    return "The page contains the model, not the names it learned from, so new names are not labelled."
 
 
 def _script() -> str:

@@ -74,6 +74,7 @@ export class AttentionView {
     choice.addEventListener("change", () => {
       this.model = models[choice.value];
       this.show(this.text);
+      this.changed({ model: choice.value });
     });
     byId("matrix").addEventListener("keydown", (event) => {
       const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
@@ -209,7 +210,8 @@ export class AttentionView {
   }
 
   arcs(row) {
-    const count = this.labels.length, gap = 28, height = 120;
+    const count = this.labels.length, height = 120;
+    const gap = Math.max(28, 10 * Math.max(...this.labels.map((label) => label.length)));
     const made = svg("svg", { viewBox: `0 0 ${count * gap} ${height}`, width: count * gap, height, role: "img", "aria-label": `Lines from the query to each key: ${Array.from(row, (weight, j) => `${this.labels[j]} ${percent(weight)}`).join(", ")}` });
     const x = (place) => (place + 0.5) * gap;
     row.forEach((weight, j) => made.append(svg("line", { x1: x(this.row), y1: 24, x2: x(j), y2: height - 24, class: "arc", "stroke-width": (1 + 7 * weight).toFixed(2), "stroke-opacity": Math.max(0.05, weight).toFixed(3) })));

@@ -36,9 +36,10 @@ export function table(caption, columns, rows) {
   );
 }
 
-/** A character as it can be seen: invisible ones get a sign, the end of an item too. */
+/** A character as it can be seen: invisible ones get a sign, the end of an item too, and marks a base. */
 export const visible = (character) =>
   ({ "": "■", " ": "␣", "\n": "↵", "\t": "⇥" })[character] ??
+  (/^\p{M}$/u.test(character) ? `◌${character}` : undefined) ??
   (/^[\p{C}\p{Z}]$/u.test(character) ? `U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}` : character);
 
 export const percent = (share) =>
@@ -52,6 +53,10 @@ export const state = {
   write(values) {
     const all = new URLSearchParams({ ...this.read(), ...values });
     for (const [name, value] of [...all]) if (value === "") all.delete(name);
-    history.replaceState(null, "", `#${all}`);
+    try {
+      history.replaceState(null, "", `#${all}`);
+    } catch {
+      // Some browsers refuse it in a frame, or often in a short time; then only the address stays as it was.
+    }
   },
 };

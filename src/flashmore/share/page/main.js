@@ -2,7 +2,7 @@
 
 import { AttentionView } from "./attention.js";
 import { check } from "./check.js";
-import { byId, element, state } from "./dom.js";
+import { byId, element, state, visible } from "./dom.js";
 import { build } from "./models.js";
 import { noveltyIn, showNames } from "./names.js";
 import { MOST, showNext } from "./next.js";
@@ -22,7 +22,7 @@ async function main() {
   try {
     page = await unpack(byId("payload").textContent);
   } catch {
-    throw new Error("This file is damaged, so its model cannot be read. Get it again where you got it.");
+    throw new Error("This file is damaged, so its model cannot be read. Please download or copy it again.");
   }
   const models = page.models.map((model) => ({
     ...model,
@@ -52,9 +52,10 @@ async function main() {
     const notes = first === undefined ? ["The models have no character in common, so nothing is shown here."] : [];
     if (known.length < characters.length) {
       const unknown = [...new Set(characters)].filter((each) => !known.includes(each));
-      notes.push(`Left out, because a model has never seen them: ${unknown.map((each) => `“${each}”`).join(", ")}.`);
+      notes.push(`Left out, because a model has never seen them: ${unknown.map((each) => `“${visible(each)}”`).join(", ")}.`);
     }
     if (known.length > most) notes.push(`Only ${isText ? "the last" : "the first"} ${most} characters fit into the model's context.`);
+    if (Math.min(known.length, most) + (isText ? 0 : 1) > MOST) notes.push(`Only the last ${MOST} positions are shown, and their attention to earlier ones is not.`);
     const text = (isText ? known.slice(-most) : known.slice(0, most)).join("") || (first ?? "");
     byId("typed-problems").textContent = notes.join(" ");
     showNext(models, text);

@@ -8,6 +8,8 @@ const DRAWS_PER_NAME = 100, FEWEST_DRAWS = 20000;
 const SLICE = 40;
 const LABELS = { new: "new", train: "in the training data", validation: "held out (validation)", test: "held out (test)" };
 
+const counted = (count, thing) => `${count.toLocaleString("en")} ${thing}${count === 1 ? "" : "s"}`;
+
 /** Which part of the data has an item: "train", "validation", "test", "new", or "" if the page has no data. */
 export function noveltyIn(list) {
   if (!list) return () => "";
@@ -55,7 +57,7 @@ function read(form, models) {
   if (!/^\d{1,18}$/.test(options.seed)) problems.push("Seed: a whole number of at most 18 digits.");
   for (const model of models) {
     const { ids, unknown } = model.alphabet.encode(model.isText ? options.text : options.text.trimStart());
-    if (unknown.length) problems.push(`${model.title} has never seen ${unknown.map((each) => `“${each}”`).join(", ")}. Its characters: ${model.alphabet.characters.slice(0, 200).map(visible).join(" ")}`);
+    if (unknown.length) problems.push(`${model.title} has never seen ${unknown.map((each) => `“${visible(each)}”`).join(", ")}. Its characters: ${model.alphabet.characters.slice(0, 200).map(visible).join(" ")}`);
     else if (!model.isText && ids.length >= model.network.context) problems.push(`A name of ${model.title} has at most ${model.network.context - 1} characters.`);
   }
   return { options, problems };
@@ -69,6 +71,8 @@ export function showNames(models) {
   const before = state.read();
   for (const name of fields) if (name in before) form[name].value = before[name];
   if (form.fresh) form.fresh.checked = before.new === "1";
+  const hidden = form.querySelector("details"); // open if something in it is chosen already
+  hidden.open = [...hidden.querySelectorAll("input")].some((field) => (field.type === "checkbox" ? field.checked : field.value !== field.defaultValue));
 
   let run = 0;
   async function make() {
@@ -144,7 +148,7 @@ function column(model, place) {
     card,
     model,
     text: () => (model.isText ? current.text : current.found.map(({ text }) => text).join("\n")),
-    told: () => (model.isText ? `${model.title}: done.` : `${model.title}: ${current.found.length} names.`),
+    told: () => (model.isText ? `${model.title}: done.` : `${model.title}: ${counted(current.found.length, "name")}.`),
     /** Shows what was found so far; `start` begins another list. */
     fill(last, options, { start, done }) {
       current = last;
@@ -169,11 +173,11 @@ function column(model, place) {
       );
       if (last.found.length) performance.mark("first name");
       shown = last.found.length;
-      const short = done && last.found.length < options.count ? ` Only ${last.found.length} names were found.` : "";
+      const short = done && last.found.length < options.count ? " No more were found." : "";
       const origin = ["new", "train", "validation", "test"].map((part) => [part, last.found.filter(({ novelty }) => novelty === part).length]);
       const unlabelled = options.newOnly && model.list === null ? " The page does not have its data, so known names are not left out." : "";
-      const counted = model.list !== null ? `: ${origin.filter(([, count]) => count).map(([part, count]) => `${count} ${LABELS[part]}`).join(", ")}` : "";
-      note.textContent = `${last.found.length} names from ${last.drawn.toLocaleString("en")} draws${counted}.${short}${unlabelled}`;
+      const labels = model.list !== null ? `: ${origin.filter(([, count]) => count).map(([part, count]) => `${count} ${LABELS[part]}`).join(", ")}` : "";
+      note.textContent = `${counted(last.found.length, "name")} from ${counted(last.drawn, "draw")}${labels}.${short}${unlabelled}`;
     },
   };
 }
