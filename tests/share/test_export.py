@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,30 @@ def test_an_occupied_folder_or_an_unknown_opset_leaves_nothing(
         export(recurrent, "onnx", tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert [path.name for path in out.iterdir()] == ["mine"]
+
+
+def test_logits_that_are_no_numbers_are_a_difference(
+    trained: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where greedy names never look: at the last position of the context."""
+    from flashmore.share import export as exporting
+
+    run, form = trained["transformer"], FORMATS["safetensors"]
+
+    def load(run: Run, folder: Path) -> Any:
+        model = load_model(run, "cpu")
+
+        def logits(ids: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = model(ids)
+            return found * torch.nan if ids.size(1) == run.model.block_size else found
+
+        return nullcontext(logits)
+
+    spoiled = exporting.Format(form.packages, form.refuses, form.write, load)
+    monkeypatch.setitem(FORMATS, "safetensors", spoiled)
+    with pytest.raises(FlashmoreError, match="logits that differ by nan"):
+        export(run, "safetensors", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_export_is_not_written(
