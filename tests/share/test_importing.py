@@ -311,6 +311,8 @@ def test_other_files_and_data_are_refused_with_the_reason(names: Path, tmp_path:
     assert refused(path, names, out).found == "conv.weight"
     torch.save({"logits": torch.zeros(5, 5)}, path)
     assert f"{V} in" in refused(path, names, out).found
+    torch.save({"logits": torch.zeros(V, V, dtype=torch.complex64)}, path)
+    assert refused(path, names, out).found == "torch.complex64 in logits"
     torch.save(MODELS["rnn"][1] | {"start": torch.zeros(1, C + 1)}, path)
     assert "of width" in refused(path, names, out).found
     torch.save(MODELS["bow"][1] | {"lm_head.bias": torch.zeros(V + 1)}, path)

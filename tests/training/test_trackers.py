@@ -43,6 +43,8 @@ def test_a_pack_or_no_tracker_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["log", str(tmp_path / "run.pack"), "--to", "tensorboard"]) == 2
     assert "a pack, which has no metrics" in capsys.readouterr().err
     assert main(["log", str(tmp_path / "run"), "--to"]) == 2
+    assert main(["log", str(tmp_path / "run"), "--to", "paper"]) == 2
+    assert "trackers for --to" in capsys.readouterr().err
 
 
 def test_unknown_and_missing_trackers_are_refused_before_training(

@@ -78,7 +78,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield from found["packages"].items()
     yield "CUDA", here["cuda"] or "not in this build of torch"
     yield "system", here["os"]
-    yield "CPU", f"{here['cpu_name']}, {here['cpu_count']} logical CPUs, {here['threads']} threads of torch"
+    yield "CPU", f"{here['cpu_name']}, {here['cpu_count']} logical CPUs; threads of torch: {here['threads']}"
     yield "memory", f"{here['memory_bytes'] / 2**30:.1f} GiB"
     for device, name in found["devices"].items():
         yield device, name + (" (default)" if device.partition(":")[0] == here["device"] else "")

@@ -25,5 +25,7 @@ def main(source: Positional[Path], *, data: Path, out: Path, n_head: int | None 
     from flashmore.share.importing import import_model
 
     run = import_model(source, data, out, n_head=n_head)
-    say(f"imported a {run.model.model} into {out}")
+    loss = (run.read_result() or {}).get("test_loss")
+    measured = "" if loss is None else f"; test loss {loss:.4f} nats"
+    say(f"imported the model {run.model.model} into {out}{measured}")
     return 0

@@ -22,7 +22,7 @@ def main(run: Positional[Path], *, to: tuple[str, ...]) -> int:
 
     if not to:
         raise ConfigError("at least one tracker for --to", "none", "for example --to tensorboard")
-    require_installed(to)
+    require_installed(to, "--to")
     opened = Run.open(run)
     if opened.unpacked is not None:
         raise ConfigError("the folder of a run", f"{run}, a pack, which has no metrics", "a folder")

@@ -61,7 +61,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
     if sizes["model"] == "transformer" and "n_head" not in sizes:
         sizes["n_head"] = 4 if n_head is None else n_head
     elif n_head is not None:
-        found_heads = "a model that stores its heads" if "n_head" in sizes else f"a {sizes['model']}"
+        found_heads = "a model that stores its heads" if "n_head" in sizes else f"the model {sizes['model']}"
         raise ConfigError("a Transformer of makemore with --n-head", found_heads, "omit --n-head")
     config = _config(found, data)
     corpus = read_corpus(config)

@@ -25,7 +25,10 @@ class Found:
     is_text: bool
 
     def in_float32(self) -> "Found":
-        """The same, with weights of any dtype as float32."""
+        """The same, with weights of any floating-point dtype as float32."""
+        if odd := [name for name, value in self.weights.items() if not value.is_floating_point()]:
+            found = f"{self.weights[odd[0]].dtype} in {odd[0]}"
+            raise RunError("weights of a floating-point dtype", found, "another checkpoint")
         return replace(self, weights={name: value.float() for name, value in self.weights.items()})
 
 

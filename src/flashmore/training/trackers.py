@@ -91,14 +91,14 @@ TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], int], Tracker]] = {
 `--log-to` takes, which are also those of their packages."""
 
 
-def require_installed(names: Iterable[str]) -> None:
+def require_installed(names: Iterable[str], option: str = "--log-to") -> None:
     """Refuse unknown trackers and those whose package is missing, with a ConfigError."""
     for name in names:
         if name not in TRACKERS:
-            raise ConfigError("trackers for --log-to", f"'{name}'", ", ".join(TRACKERS))
+            raise ConfigError(f"trackers for {option}", f"'{name}'", ", ".join(TRACKERS))
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"the package {name} for --log-to {name}", "not installed", f"pip install {name}"
+                f"the package {name} for {option} {name}", "not installed", f"pip install {name}"
             )
 
 
