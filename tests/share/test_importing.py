@@ -274,6 +274,22 @@ def test_a_round_trip_over_hugging_face_is_bit_exact(
         torch.testing.assert_close(load_model(again, "cpu")(ids), load_model(run, "cpu")(ids))
 
 
+def test_a_tokenizer_with_another_order_is_refused(
+    trained: dict[str, Run], hugging_face: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its weights would be taken for those of other characters."""
+    folder, run = tmp_path / "model", trained["text"]
+    copytree(hugging_face["text"], folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    told = refused(folder, Path(run.config["file"]), tmp_path / "run").found
+    assert told == f"{first!r} has the id 1 instead of 0"
+
+
 class Payload:
     """A pickle that would make a folder when it is loaded."""
 

@@ -25,7 +25,8 @@ def main(source: Positional[Path], *, data: Path, out: Path, n_head: int | None 
     from flashmore.share.importing import import_model
 
     run = import_model(source, data, out, n_head=n_head)
-    loss = (run.read_result() or {}).get("test_loss")
-    measured = "" if loss is None else f"; test loss {loss:.4f} nats"
+    result = run.read_result() or {}
+    losses = [loss for name in ("test_loss", "val_loss") if (loss := result.get(name)) is not None]
+    measured = f"; held-out loss {losses[0]:.4f} nats" if losses else ""
     say(f"imported the model {run.model.model} into {out}{measured}")
     return 0

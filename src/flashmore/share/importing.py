@@ -29,13 +29,15 @@ from flashmore.share.hugging_face import ACTIVATIONS
 from flashmore.share.makemore import MAKEMORE_MODELS, Found, Weights
 from flashmore.specs import model_spec
 from flashmore.strict_json import read
-from flashmore.training.corpus import open_datasets, read_corpus
+from flashmore.training.corpus import Corpus, open_datasets, read_corpus
 from flashmore.training.dataset import Dataset
 from flashmore.training.result import TrainResult
 from flashmore.training.trainer import evaluate
 
 LARGEST_CONFIG = 2**20
 """Most bytes read of a Hugging Face config.json."""
+LARGEST_TOKENIZER = 2**26
+"""Most bytes read of a tokenizer.json."""
 
 
 def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = None) -> Run:
@@ -70,6 +72,7 @@ def import_model(source: Path, data: Path, out: Path, *, n_head: int | None = No
         if (wanted := getattr(model, name)) != getattr(corpus, name):
             told = f"{getattr(corpus, name)} in {data}{'' if found.is_text else ', the end token included'}"
             raise ConfigError(f"the data of a model with {wanted} {what}", told, "the file it was trained on")
+    _require_same_tokens(found, corpus, source, data)
     if model.tie_weights and "wte.weight" in weights:
         weights["lm_head.weight"] = weights["wte.weight"]
     wanted, got = layout(model), layout_of(weights)
@@ -215,8 +218,34 @@ def _hugging_face(folder: Path) -> Found:
         "tie_weights": bool(config.get("tie_word_embeddings", True)),
     }
     return Found(
-        sizes, our_weights(weights, transposed=True), is_text=config.get("bos_token_id") != 0
+        sizes,
+        our_weights(weights, transposed=True),
+        is_text=config.get("bos_token_id") != 0,
+        tokens=_tokens(folder / "tokenizer.json"),
     ).in_float32()
+
+
+def _tokens(path: Path) -> Mapping[str, int]:
+    """The ids of a tokenizer's tokens, if there is one that has them in a table."""
+    if not path.exists():
+        return {}
+    content = read(path, f"a tokenizer at {path}", "tokenizer.json of transformers", LARGEST_TOKENIZER)
+    model = content.get("model") if isinstance(content, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    return vocabulary if isinstance(vocabulary, dict) else {}
+
+
+def _require_same_tokens(found: Found, corpus: Corpus, source: Path, data: Path) -> None:
+    """Refuse a model whose characters have other ids than here: its weights would say something else."""
+    if corpus.text is not None and corpus.text.kind != "characters":
+        return
+    for number, character in enumerate(corpus.vocabulary.characters, 0 if found.is_text else 1):
+        if (theirs := found.tokens.get(character, number)) != number:
+            raise ConfigError(
+                f"a model in {source} with the characters of {data} in the order of their code points",
+                f"{character!r} has the id {theirs} instead of {number}",
+                "the data that it was trained on, or a model with ids in this order",
+            )
 
 
 _FIXED = {

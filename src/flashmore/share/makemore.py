@@ -3,8 +3,8 @@
 Shape letters: V vocabulary, N context, C channels, G gates.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ class Found:
     sizes: dict[str, Any]
     weights: Weights
     is_text: bool
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """The ids of its tokens, where it stores them."""
 
     def in_float32(self) -> "Found":
         """The same, with weights of any floating-point dtype as float32."""
