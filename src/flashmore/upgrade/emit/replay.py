@@ -181,6 +181,11 @@ class Replay(Zeros):
             if term.kind in ("loop", "carried") or node in done:
                 continue
             done.add(node)
+            if term.value.op == "setitem":  # `weights[mask] = 0`
+                if not isinstance(term.value.statement, ast.Assign) or term.value.statement.targets != [node]:
+                    raise Refuse("a statement that changes the weights also does something else")
+                removed.add(term.value.statement)
+                continue
             inner = self._input_of(term)
             found = operand(self.flow, node, inner)
             if found is None:

@@ -137,7 +137,11 @@ class Writer:
             raise Refuse(f"`max` is redefined: see line {where}", "rename that one")
         lowest = f"max({torch}.finfo({query}.dtype).min, {torch}.finfo({torch}.bfloat16).min)"
         bound = f"max=-{lowest}" if subtracted else f"min={lowest}"
-        return f"{atom(text)}.to({query}.dtype).clamp({bound})"
+        made = f"{atom(text)}.to({query}.dtype).clamp({bound})"
+        if not self.found.without_nans:
+            return made
+        hidden = f"{'' if subtracted else '-'}{torch}.inf"  # a row of them is NaN, which becomes zero
+        return f"{made}.masked_fill({atom(text)} == {hidden}, {hidden})"
 
     def like_queries(self, text: str) -> str:
         """A bias in the queries' dtype, where the old lines take one of another dtype."""
