@@ -71,6 +71,10 @@ FOLLOWED = {
         {"lib/__init__.py": "from .softmax import softmax\n", "lib/softmax.py": OPS},
     ),
     "by a star": (model("from ops import *"), {"ops.py": OPS}),
+    "by a star after a library's": (
+        model("from torch.nn.functional import *\nfrom ops import *"),
+        {"ops.py": OPS},
+    ),
     "through modules that import each other": (
         model("from a import softmax"),
         {"a.py": "import b\nfrom b import softmax\n", "b.py": "import a\n" + OPS},
@@ -116,6 +120,10 @@ LEFT_ALONE = {
     "two stars may bring it": (
         model("from ops import *\nfrom more import *"),
         {"ops.py": OPS, "more.py": OPS},
+    ),
+    "a star of a library after it": (
+        model("from ops import *\nfrom torch.nn.functional import *"),
+        {"ops.py": OPS},
     ),
     "a star that does not bring it": (model("from ops import *"), {"ops.py": "__all__ = ['DIM']\n" + OPS}),
     "its decorator replaces it": (

@@ -142,9 +142,12 @@ class Definitions:
     def _starred(
         self, path: Path, module: Module, names: Parts, seen: set[tuple[Path, str]]
     ) -> Found | str | None:
-        """What `from other import *` brings, where just one such import brings it."""
+        """What `from other import *` brings, where just one such import, and no library's after it, may."""
         found: list[Found | str] = []
         for there in self._stars(path, module.tree) if not names[0].startswith("_") else ():
+            if there is None:
+                found.clear()
+                continue
             other = self.module(there) if there in self.imports.files else None
             if other is None or ("__all__" in other.meanings and names[0] not in _exported(other)):
                 continue
@@ -152,13 +155,12 @@ class Definitions:
                 found.append(one)
         return found[0] if len(found) == 1 else None
 
-    def _stars(self, path: Path, tree: ast.Module) -> Iterator[Path]:
-        """The files of which a file imports all names."""
+    def _stars(self, path: Path, tree: ast.Module) -> Iterator[Path | None]:
+        """The files of which a file imports all names; None for a library."""
         for each in tree.body:
             if isinstance(each, ast.ImportFrom) and any(name.name == "*" for name in each.names):
                 parts = tuple((each.module or "").split(".")) if each.module else ()
-                if (there := self.imports.module(path, parts, each.level)) is not None:
-                    yield there
+                yield self.imports.module(path, parts, each.level)
 
     def exports(self, module: Module, name: str, of: str) -> bool:
         """Whether other files may use a name of a module, or a package passes it on.

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from flashmore.upgrade.project.definitions import Definitions
 
 FUNCTIONAL = "torch.nn.functional"
+_STARRED = {
+    "dropout", "gelu", "layer_norm", "linear", "log_softmax", "normalize", "pad", "relu",
+    "scaled_dot_product_attention", "softmax",
+}  # fmt: skip
+"""What `from torch.nn.functional import *` brings, among others."""
 _LONGEST_NAME = 1000
 """What is longer names nothing in torch, and a long row of aliases would make it longer still."""
 
@@ -71,12 +76,14 @@ class Module:
         """
         counts: dict[str, int] = {}
         shared: set[str] = set()
+        stars: set[str] = set()
         ahead: deque[tuple[ast.AST, bool]] = deque([(self.tree, True)])
         while ahead:
             node, of_module = ahead.popleft()
             step()
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self.imports.update(_imported(node))
+                stars.update(full for name, full in _imported(node) if name == "*")
             elif isinstance(node, ast.Global):
                 shared.update(node.names)
             everywhere = isinstance(node, ast.Global) or type(node).__name__ in TYPE_PARAMETERS
@@ -88,6 +95,9 @@ class Module:
                 ahead.extend(
                     (child, of_module and id(child) not in inside) for child in ast.iter_child_nodes(node)
                 )
+        for name in _STARRED - {*self.meanings} if stars == {f"{FUNCTIONAL}.*"} else ():
+            self.imports[name] = f"{FUNCTIONAL}.{name}"
+            self.meanings[name] = {self.imports[name]}
         return {name for name, count in counts.items() if count > 1} | shared
 
     def below(self, found: Class) -> Iterator[Class]:
