@@ -110,7 +110,8 @@ class Scores:
         product = product_of(value, self.shapes)
         assert product is not None
         if len(product.contracted) != 1:
-            return Unfit("the product sums over more than one axis, or over none", value)
+            advice = "flatten the axes of channels into one before the product" if product.contracted else ""
+            return Unfit("the product sums over more than one axis, or over none", value, advice=advice)
         sides = [product.only(0), product.only(1)]
         if not all(sides):
             return Unfit(
@@ -130,11 +131,11 @@ class Scores:
         pairs = [(value.args[0], value.args[1])]
         if value.op in ("mul", "multiply"):
             pairs.append((value.args[1], value.args[0]))
-        found: Term | Unfit | None = None
+        found: Unfit | None = None
         for base, scale in pairs:
             inner = self.walk(base)
             if isinstance(inner, Unfit):
-                found = found if found is not None and getattr(found, "product", False) else inner
+                found = found if found is not None and (found.product or found.value.of_product) else inner
                 continue
             kind = classify(scale, self.module)
             if kind == TENSOR:

@@ -23,7 +23,7 @@ from flashmore.upgrade.fragment.functions import fragment
 from flashmore.upgrade.patterns.scores import Scores
 from flashmore.upgrade.patterns.terms import Term, Unfit
 from flashmore.upgrade.patterns.weights import is_named_softmax, why_not_followed
-from flashmore.upgrade.plan import Attention, attention, candidates, choices
+from flashmore.upgrade.plan import Attention, attention, candidates, choices, values_of
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.changed import Changed
 from flashmore.upgrade.rules.functions import in_functions, mentions
@@ -118,10 +118,15 @@ class Search(Changed):
             result.append(site)
             done |= {value.node for value in own if value.node is not None}
         for final, chain in spread_out:
-            nodes = {term.value.node for term in chain.walk() if term.kind == "softmax"}
-            if nodes.isdisjoint(done) and (made := self.with_other_lines(final, chain)) is not None:
+            own = [term.value for term in chain.walk() if term.kind == "softmax"]
+            if not {value.node for value in own}.isdisjoint(done):
+                continue
+            if (made := self.with_other_lines(final, chain)) is not None:
                 result.append(made)
-                done |= {node for node in nodes if node is not None}
+                done |= {value.node for value in own if value.node is not None}
+            elif values_of(self.flow, self.shapes, final, chain):
+                reason = "the product with the values is computed inside a helper"
+                held.append((own, self._refusal(own[0], final, reason, "move it into this function")))
         for own, site in (*held, *refused):
             if own[0].node not in done:
                 done |= {value.node for value in own if value.node is not None}
