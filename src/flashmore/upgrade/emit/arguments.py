@@ -31,7 +31,7 @@ class Arguments(Zeros):
         if (fills and adds) or len(adds) > 1:
             raise Refuse("masks are filled in and biases are added")
         if len(fills) == 1 and is_causal(self.found, fills[0]):
-            arguments.append("is_causal=True")
+            arguments.append(f"is_causal={self._truth(fills[0])}")
             self.result.rule = "causal"
         elif fills:
             self._require_two_dimensions(fills)
@@ -48,6 +48,16 @@ class Arguments(Zeros):
         self._write_call(q, arguments, scale)
         self._check_needed()
         return self.result
+
+    def _truth(self, step: Step) -> str:
+        """Whether a mask applies, as SDPA takes it: a bool and nothing else."""
+        when = test(step, self.pieces)
+        if when is None or step.condition is None:
+            return "True"
+        match step.condition.node:
+            case ast.UnaryOp(op=ast.Not()) | ast.Compare(ops=[ast.Is() | ast.IsNot()]):
+                return when
+        return f"bool({when})" if step.condition.holds else when
 
     def _size(self, step: Step) -> object:
         """What a fill writes."""

@@ -152,7 +152,8 @@ def _still_given(condition: Condition, pieces: Pieces) -> bool:
 def is_causal(found: Attention, step: Step) -> bool:
     """Whether a mask surely hides exactly the keys after each query, for as many keys as queries."""
     term = step.term
-    if step.condition is not None or term.kind != "fill" or term.other is None:
+    named = found.flow.module.is_builtin("bool", found.flow.function)  # which a test becomes
+    if (step.condition is not None and not named) or term.kind != "fill" or term.other is None:
         return False
     triangle = is_lower_triangle(term.other, found.flow.module, found.shapes)
     if triangle is None or triangle is not term.detail[2]:
@@ -172,6 +173,8 @@ def _triangle_size(value: Value, found: Attention) -> str | None:
                 return found.shapes.size(parts[-1].args[1])
         if value.op in TRIANGLES:
             base = value.args[0]
+            if base.op == "ones_like":
+                return dims[-1] if (dims := found.shapes.of(base.args[0])) else None
             shape = base.args[-1] if base.op != "full" else base.args[0]
             shape = shape.args[-1] if shape.op == "tuple" and shape.args else shape
             return found.shapes.size(shape)

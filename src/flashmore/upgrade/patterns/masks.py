@@ -119,6 +119,8 @@ def _literal_fill(node: ast.expr) -> str:
 
 
 TRIANGLES = ("tril", "triu", "tril_", "triu_")
+_SHIFTED: dict[tuple[str, object], bool] = {("tril", 0): True, ("triu", 1): False}
+"""Which triangles of ones hold the diagonal and what is below it, and which what is above."""
 
 
 def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | None:
@@ -146,7 +148,7 @@ def is_lower_triangle(value: Value, module: Module, shapes: Shapes) -> bool | No
     if op in ("view", "reshape", "unsqueeze", "expand", "index"):
         return _reshaped(value, module, shapes)
     if op in TRIANGLES:
-        return _triangle(value)
+        return _triangle(value, shapes)
     if op == "selfattr" and isinstance(value.detail, Attribute):
         kind = kind_of(value.detail, module)
         return (
@@ -162,10 +164,13 @@ def _compare(op: str, one: float, two: float) -> bool:
             "le": one <= two}[op]  # fmt: skip
 
 
-def _triangle(value: Value) -> bool | None:
+def _triangle(value: Value, shapes: Shapes) -> bool | None:
     base = value.args[0]
     diagonal = value.get(1, "diagonal")
     shift = 0 if diagonal is None else number(diagonal)
+    like = shapes.of(base.args[0]) if base.op == "ones_like" and base.args else None
+    if like is not None and len(like) >= 2 and like[-1] == like[-2]:
+        return _SHIFTED.get((value.op.rstrip("_"), shift))
     shape = base.args[1:] if base.op == "new_ones" else base.args
     if base.op == "full" and len(base.args) > 1:
         ones = base.args[1].op == "const" and base.args[1].detail in (True, 1, 1.0)
@@ -176,9 +181,7 @@ def _triangle(value: Value) -> bool | None:
         shape = shape[0].args
     if not ones or len(shape) < 2 or shape[-1].key != shape[-2].key:
         return None
-    if value.op in ("tril", "tril_"):
-        return True if shift == 0 else None
-    return False if shift == 1 else None
+    return _SHIFTED.get((value.op.rstrip("_"), shift))
 
 
 def _reshaped(value: Value, module: Module, shapes: Shapes) -> bool | None:
@@ -284,7 +287,7 @@ def _triangle_expression(node: ast.expr, module: Module) -> bool | None:
 
 def _by_shift(name: str, shifts: list[ast.expr]) -> bool | None:
     shift = shifts[0].value if shifts and isinstance(shifts[0], ast.Constant) else None if shifts else 0
-    return {("tril", 0): True, ("triu", 1): False}.get((name.rstrip("_"), shift))  # type: ignore[arg-type]
+    return _SHIFTED.get((name.rstrip("_"), shift))
 
 
 def _square_ones(node: ast.expr, module: Module) -> bool:
