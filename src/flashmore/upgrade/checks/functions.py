@@ -3,10 +3,12 @@
 import ast
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from flashmore.upgrade.checks.pure import is_pure, makes_new
 from flashmore.upgrade.source.attributes import Attribute, kind_of
 from flashmore.upgrade.source.classes import Class
+from flashmore.upgrade.source.inlining import GRAD_MODES
 from flashmore.upgrade.source.module import Found, Module
 from flashmore.upgrade.source.nodes import Blocks
 from flashmore.upgrade.source.scopes import Function, arguments_of, bound_by, defaults_of, head, is_self, last
@@ -80,6 +82,11 @@ def changes_nothing(
     imported = module.definition(module.qualified(call.func)) if found is None else None
     if isinstance(imported, Found) and imported.name in imported.module.functions:
         found, module = (imported.module.functions[imported.name], None), imported.module
+    made = module.classes.get(getattr(call.func, "id", "")) if found is None else None
+    if isinstance(imported, Found) and found is None:
+        made = imported.module.classes.get(imported.name)
+    if made is not None and (begin := _constructor(made)) is not None:
+        found, owner, module, reads = (begin, made), made, made.module, frozenset()
     if found is None or found[0] in within:
         return False
     function, of = found
@@ -88,6 +95,19 @@ def changes_nothing(
         return False
     body = _Body(call, function, of, module, reads if owner is of else None, within | {function})
     return all(body.is_harmless(node) for statement in function.body for node in ast.walk(statement))
+
+
+def _constructor(made: Class) -> Function | None:
+    """The `__init__` of a class whose calls run nothing else, and which stores into the new object alone."""
+    node = made.node
+    rest = {*made.own_methods} & {"__new__", "__setattr__"}
+    setters = any(
+        isinstance(by, ast.Attribute) for each in made.own_methods.values() for by in each.decorator_list
+    )
+    above = [each for each in node.bases if getattr(each, "id", "") != "object"]
+    if above or node.keywords or node.decorator_list or rest or setters:
+        return None
+    return made.own_methods.get("__init__")
 
 
 @dataclass(frozen=True)
@@ -133,10 +153,21 @@ class _Body:
             ):
                 return self.reads is not None and name not in self.reads
             case ast.Call():
-                return is_pure(node, self.module) or self._is_harmless_call(node)
+                return (
+                    id(node) in self._contexts or is_pure(node, self.module) or self._is_harmless_call(node)
+                )
             case ast.Global() | ast.Nonlocal():
                 return False
         return isinstance(node, (ast.Assert, ast.Raise)) or is_pure(node, self.module)
+
+    @cached_property
+    def _contexts(self) -> set[int]:
+        """The ids of calls such as `torch.no_grad()` in a `with` statement, which ends what they change."""
+        blocks = (each for each in ast.walk(self.function) if isinstance(each, ast.With))
+        entered = [item.context_expr for each in blocks for item in each.items]
+        modes = {f"torch.{each}" for each in GRAD_MODES}
+        return {id(each) for each in entered
+                if isinstance(each, ast.Call) and self.module.qualified(each.func) in modes}  # fmt: skip
 
     def _is_new_tensor(self, name: str) -> bool:
         """Whether a name always means a tensor that the lines make, or a list of such tensors."""
