@@ -275,7 +275,10 @@ class Arguments(Zeros):
         match statement:
             case ast.Assign(targets=[ast.Name()], value=value):
                 made = self.flow.seen.get(value)
-                return made is not None and all(user.statement in gone for user in made.users)
+                read = (name for node in self.pieces.emitted for name in _names(node))
+                if made is None or any(self.flow.seen.get(name) is made for name in read):
+                    return False
+                return all(user.statement in gone for user in made.users)
         return False
 
 

@@ -39,6 +39,9 @@ class Shapes:
         if value.op in _RANKS and len(value.args) >= 2:
             for each in (value, *value.args[:2]):
                 self.ranks.setdefault(each, _RANKS[value.op])
+                always = all(any(map(one.same, each.conditions)) for one in value.conditions)
+                for branch in each.args if each.op == "phi" and always else ():
+                    self.ranks.setdefault(branch, _RANKS[value.op])
         if value.op in ("attr:T", "t"):
             self.ranks.setdefault(value.args[0], 2)
         if value.op == "einsum":
