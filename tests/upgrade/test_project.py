@@ -55,6 +55,7 @@ def made(*names: str) -> dict[str, str]:
 
 CALLED = PENALTY + "\ndef main(x):\n    penalty(Disc(), x)\n"
 TRAIN = "from disc import Disc\n" + CALLED
+GRAD = "(gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)"
 LINKED = {
     "the trainer imports it": {"train.py": TRAIN},
     "through another file": {
@@ -70,6 +71,18 @@ LINKED = {
         "lib/losses.py": PENALTY,
         "train.py": "from lib import gp\nfrom disc import Disc\nloss = gp(Disc(), 1)\n",
     },
+    "by a function that is given the output": {
+        "train.py": TRAIN.replace(
+            "(gradient,) = torch.autograd.grad(out.sum(), x,", "torch.autograd.backward(out.sum(),"
+        ).replace("gradient.norm()", "x.grad.norm()"),
+    },
+    "by its place": {
+        "train.py": TRAIN.replace(
+            "(gradient,) = torch.autograd.grad(out.sum(), x, create_graph=True)",
+            "out.backward(x, True, True)",
+        ).replace("gradient.norm()", "x.grad.norm()"),
+    },
+    "while it is trained": {"train.py": TRAIN.replace("=True", "=disc.training")},
     "it is a test of its derivatives": {
         "test_disc.py": "from torch.autograd import gradgradcheck\nfrom disc import Disc\n\ndef test_it():\n"
         "    gradgradcheck(Disc().forward, ())\n",
@@ -89,7 +102,24 @@ class Energy(torch.nn.Module):
         energy = self.attend(x, x, x).sum()
         return torch.autograd.grad(energy, x, create_graph=True)
 """
+ITSELF = """import torch
+
+
+class {base}(torch.nn.Module):
+    def forces(self, x):
+        energy = self(x).sum()
+        return torch.autograd.grad(energy, x, create_graph=True)
+
+
+class {name}({bases}):
+    def forward(self, x):
+        return (x @ x.transpose(-2, -1)).softmax(-1) @ x
+"""
 UNSEEN = {
+    "a partial function": {
+        "train.py": "from functools import partial\n"
+        + TRAIN.replace(GRAD, "gradient = partial(torch.autograd.grad, create_graph=True)(out, x)"),
+    },
     "nobody calls the penalty": {"train.py": "from disc import Disc\n" + PENALTY},
     "through a caller of the caller": {
         "losses.py": PENALTY
@@ -160,6 +190,13 @@ def test_a_method_that_made_what_is_differentiated_is_refused_alone(
         "Energy.attend": "refused",
         "Energy.other": "rewritten",
     }
+
+
+def test_a_class_whose_objects_differentiate_themselves_is_refused(tmp_path: Path) -> None:
+    below = ITSELF.format(base="Base", name="Energy", bases="Base")
+    own = below.replace("\n\nclass Energy(Base):\n", "").replace("class Base", "class Energy")
+    tree(tmp_path, {"own.py": own, "below.py": below})
+    assert refused(tmp_path) == {"own.py", "below.py"}
 
 
 @pytest.mark.parametrize("case", UNSEEN)
@@ -275,9 +312,14 @@ def test_the_project_ends_where_a_link_leads_out_of_it(tmp_path: Path, marker: s
         ("hessian(f, x)", "torch.autograd.functional.hessian()"),
         ("torch.func.jacfwd(torch.func.jacrev(f))(x)", "torch.func.jacfwd()"),
         ("torch.func.grad(torch.func.grad(f))(x)", "torch.func.grad() of a derivative"),
+        (
+            "g = lambda x: torch.func.grad(f)(x).sum()\ntorch.func.grad(g)(x)",
+            "torch.func.grad() of a derivative",
+        ),
+        ("jacobian(f, x, strategy='forward-mode', vectorize=True)", 'strategy="forward-mode"'),
         ("fw.dual_level()", "torch.autograd.forward_ad.dual_level()"),
         ("regularizers.gradient_penalty(d, x)", "gradient_penalty()"),
-        ("torch.func.grad(f)(x)", None),
+        ("def f(x): return x.sum()\ntorch.func.grad(f)(x)", None),
         ("torch.autograd.grad(y, x)", None),
         ("grad(y, x, None, True, False)", None),
         ("self.hessian(x)", None),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flashmore.upgrade.project.imports import Definition, Imports, leaves, parsed
 from flashmore.upgrade.project.texts import Texts
-from flashmore.upgrade.source.scopes import Function, arguments_of, bound_arguments, dotted
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_arguments, dotted, last
 
 _DEEPEST = 4
 """So many calls are followed back to their callers."""
@@ -177,8 +177,22 @@ class _Trace:
             head, _, rest = dotted(leaf).partition(".")
             if head == "self" and rest:
                 self._attribute(rest.partition(".")[0], place, depth)
+            elif head == "self" and place.owner is not None:
+                self._itself(place.owner, place.path)
             elif head and head != "self" and head not in stop:
                 self._name(head, dotted(leaf), place, stop, depth)
+
+    def _itself(self, owner: ast.ClassDef, path: Path) -> None:
+        """What `self(x)` runs: a class, and those of the file that inherit from it."""
+        tree = self.origins.tree(path)
+        found = [owner]
+        for each in tree.body if tree is not None else ():
+            names = {one.name for one in found}
+            if isinstance(each, ast.ClassDef) and any(last(base) in names for base in each.bases):
+                found.append(each)
+        self.made.definitions |= {(path, each.name) for each in found}
+        methods = {one.name for each in found for one in each.body if isinstance(one, Function)}
+        self.made.known &= not methods.isdisjoint(("forward", "__call__"))
 
     def _name(self, name: str, whole: str, place: Place, stop: frozenset[str], depth: int) -> None:
         self.made.known &= name not in _DYNAMIC

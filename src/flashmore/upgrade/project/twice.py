@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.scopes import Function, defaults_of, last
+from flashmore.upgrade.source.scopes import Function, defaults_of, dotted, last
 from flashmore.upgrade.text import shown
 
 HINT = re.compile(
     rb"create_graph|gradgradcheck|hessian|\bhvp\b|\bvhp\b|\bjvp\b|jacfwd|jacrev|linearize|forward_ad"
-    rb"|gradient_penalty|torch\.func|functorch"
+    rb"|gradient_penalty|torch\.func|functorch|forward-mode|\bbackward\(.*,.*,|\bgrad\(.*,.*,.*,.*,"
 )
 """A file without any of these words takes none; looked for in its bytes, so that few files are parsed."""
 _CALLS = re.compile(
@@ -56,8 +56,12 @@ class Use:
         given = {each.arg: each.value for each in self.node.keywords}
         args = dict(enumerate(self.node.args))
         name = last(self.node.func)
+        if name in ("partial", "dict"):  # what is called with it later
+            return [], set()
         if name == "backward" and isinstance(self.node.func, ast.Attribute):
-            return [self.node.func.value], set()
+            function = dotted(self.node.func).endswith("autograd.backward")
+            tensors = args.get(0, given.get("tensors")) if function else self.node.func.value
+            return [tensors] if tensors is not None else [], set()
         if name != "grad":
             return [*self.node.args, *given.values()], set()
         outputs, inputs = args.get(0, given.get("outputs")), args.get(1, given.get("inputs"))
@@ -97,6 +101,8 @@ def _of(node: ast.AST, module: Module) -> Iterator[tuple[str, bool]]:
     for keyword in node.keywords:
         if keyword.arg == "create_graph":
             yield from _asked(keyword.value, module)
+        elif isinstance(keyword.value, ast.Constant) and keyword.value.value == "forward-mode":
+            yield f'{keyword.arg}="forward-mode"', True
     name = last(node.func)
     at = _POSITION.get(name, len(node.args))
     if at < len(node.args):
@@ -116,7 +122,9 @@ def _asked(value: ast.expr, module: Module, *, only_constant: bool = False) -> I
         if value.value is True:
             yield "create_graph=True", True
     elif not only_constant:
-        certain = isinstance(value, ast.Name) and value.id in _true_by_default(module)
+        certain = last(value) == "training" or (
+            isinstance(value, ast.Name) and value.id in _true_by_default(module)
+        )
         yield f"create_graph={shown(value)}", certain
 
 
@@ -134,11 +142,30 @@ def _is_true(value: ast.expr) -> bool:
     return isinstance(value, ast.Constant) and value.value is True
 
 
-def _is_derivative(argument: ast.expr, module: Module) -> bool:
-    return any(
-        isinstance(node, ast.Call) and _ONCE.fullmatch(module.qualified(node.func))
-        for node in ast.walk(argument)
-    )
+def _is_derivative(argument: ast.AST, module: Module) -> bool:
+    """Whether a derivative is taken in an expression, or in a function that it names."""
+    ahead, seen = [argument], {argument}
+    while ahead:
+        for node in ast.walk(ahead.pop()):
+            if isinstance(node, ast.Call) and _ONCE.fullmatch(module.qualified(node.func)):
+                return True
+            named = _named(module).get(node.id, []) if isinstance(node, ast.Name) else []
+            ahead += [each for each in named if each not in seen]
+            seen.update(named)
+    return False
+
+
+@lru_cache(maxsize=1)
+def _named(module: Module) -> dict[str, list[ast.AST]]:
+    """The functions of a file by their names, in any scope."""
+    found: dict[str, list[ast.AST]] = {}
+    for node in ast.walk(module.tree):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Lambda() | ast.Call() as made):
+                found.setdefault(name, []).append(made)
+            case ast.FunctionDef(name=name):
+                found.setdefault(name, []).append(node)
+    return found
 
 
 @lru_cache(maxsize=1)
