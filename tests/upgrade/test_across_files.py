@@ -469,6 +469,30 @@ def test_a_replacement_counts_in_another_project_that_it_imports(tmp_path: Path)
     assert [each.verdict for one in found if isinstance(one, Searched) for each in one.sites] == ["refused"]
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "mock.patch('torch.softmax', print)",
+        "mock.patch.object(torch, 'softmax', print)",
+        "torch.__dict__['softmax'] = print",
+        "torch.Tensor.__matmul__ = print",
+        "monkeypatch.setattr(torch, 'softmax', print)",
+    ],
+)
+def test_what_a_test_replaces_in_torch_is_seen(tmp_path: Path, patch: str) -> None:
+    other = f"import torch\nfrom unittest import mock\n\n\ndef test_it(monkeypatch):\n    {patch}\n"
+    found, _ = site(
+        tmp_path,
+        {
+            "model.py": HEADS.replace(
+                "self.attend(q @ k.transpose(-2, -1))", "torch.softmax(q @ k.mT, dim=-1)"
+            ),
+            "test.py": other,
+        },
+    )
+    assert found.reason.endswith("is replaced in test.py, line 6")
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_what_replaces_the_fused_function_is_not_rewritten_to_call_it(tmp_path: Path, own: bool) -> None:
     hook = """import torch
@@ -559,6 +583,24 @@ HOOKED = {
     ),
     "another layer by its name": "dict(blocks.named_modules())['0.norm'].register_forward_hook(print)\n",
     "the layer of a class in another file": "blocks[0].attend.register_forward_hook(print)\n",
+    "every layer": "for layer in blocks.modules():\n    layer.register_forward_hook(print)\n",
+    "every layer without others": (
+        "def see(layer):\n"
+        "    if len(list(layer.children())) == 0:\n"
+        "        layer.register_forward_hook(print)\n\n\n"
+        "blocks.apply(see)\n"
+    ),
+    "every layer of a program": (
+        "from torch.nn.modules.module import register_module_forward_hook as see\n"
+        "from torch.nn.modules import module\n\n"
+        "module.register_module_forward_hook(print)\n"
+    ),
+    "another class of layers": (
+        "from torch import nn\n\n"
+        "for layer in blocks.modules():\n"
+        "    if isinstance(layer, nn.Linear):\n"
+        "        layer.register_forward_hook(print)\n"
+    ),
     "another layer": "model.blocks[0].norm.register_forward_hook(print)\n",
 }
 HEADS = """import torch

@@ -12,10 +12,13 @@ from flashmore.upgrade.project.files import real
 from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.replaced import HOOK, hooked, stored
+from flashmore.upgrade.source.replaced import EVERY, HOOK, hooked, stored
 from flashmore.upgrade.source.scopes import is_self
 
-_STORE = re.compile(rb"^[ \t]*(?!self\.\w+[ \t]*=)[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(", re.MULTILINE)
+_STORE = re.compile(
+    rb"^[ \t]*(?!self\.\w+[ \t]*=)[A-Za-z_][\w.]*\.\w+[ \t]*=(?!=)|\bsetattr\(|\bpatch\b|__dict__\[",
+    re.MULTILINE,
+)
 """A store on something else than `self`."""
 _HOOK = re.compile(HOOK.pattern.encode())
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -57,13 +60,14 @@ class Patched:
         words = {word for line in lines for word in _WORD.findall(line)}
         written = {word for edit in site.edits for word in _WORD.findall(edit.text)} - words
         own = real(Path(found.path))
-        for name in sorted((words | written) & self._torchs.keys()):
+        operators = {name for name in self._torchs if name.startswith("__")}
+        for name in sorted((words | written | operators) & self._torchs.keys()):
             for path, line, full in self._torchs[name]:
                 # What the old lines call was searched for with the file's own replacements in mind.
-                if self._together(path, own) and (path != own or name in written):
+                if self._together(path, own) and (path != own or name in written | operators):
                     return f"`{full}` is replaced in {path.name}, line {line}"
-        for name in sorted({*site.uncalled} & self._hooked.keys()):
-            for path, line in self._hooked[name]:
+        for name in sorted({*site.uncalled}):
+            for path, line in (*self._hooked.get(name, ()), *self._hooked.get(EVERY, ())):
                 if own in self._classes(path, line, name):
                     return (
                         f"`{name}` would no longer be called, and {path.name}, line {line}, registers a hook"

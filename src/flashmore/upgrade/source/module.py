@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
-from flashmore.upgrade.source.replaced import replaced, stands_for, stored
+from flashmore.upgrade.source.replaced import patched_by_text, replaced, stands_for, stored
 from flashmore.upgrade.source.scopes import MODULE, TYPE_PARAMETERS, Function, claimed_by, dotted, is_private
 
 if TYPE_CHECKING:
@@ -178,8 +178,9 @@ class Module:
     @cached_property
     def patched(self) -> dict[str, int]:
         """The full names of libraries' functions and classes that the file replaces, with the lines."""
-        found = ((self._full(owner), name, line) for owner, name, line in stored(self.tree))
-        return {f"{full}.{name}": line for full, name, line in found if full.partition(".")[0] == "torch"}
+        found = {f"{self._full(owner)}.{name}": line for owner, name, line in stored(self.tree)}
+        found |= patched_by_text(self.tree)
+        return {full: line for full, line in found.items() if full.partition(".")[0] == "torch"}
 
     def _followed(self, name: str) -> str:
         """The full name of an import, found through the module's aliases, each of which is followed once."""

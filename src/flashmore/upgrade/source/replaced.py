@@ -4,9 +4,11 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 
-from flashmore.upgrade.source.scopes import Function, claimed_by, dotted, is_self, own_nodes
+from flashmore.upgrade.source.scopes import Function, claimed_by, dotted, is_self, last, own_nodes
 
 HOOK = re.compile(r"register_(module_)?(full_)?(forward|backward)\w*hook")
+EVERY = "*"
+"""Stands for all layers."""
 _CONTAINERS = ("torch.nn.Sequential", "torch.nn.ModuleList", "torch.nn.ModuleDict")
 
 
@@ -20,12 +22,50 @@ def hooked(tree: ast.Module) -> dict[str, int]:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             named.setdefault(node.targets[0].id, set()).update(_attribute(node.value))
     found: dict[str, int] = {}
+    every = {id(node) for each in _of_all_layers(tree) for node in ast.walk(each)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and HOOK.fullmatch(node.attr):
             layer = node.value
             names = named.get(layer.id, set()) if isinstance(layer, ast.Name) else _attribute(layer)
+            if (isinstance(layer, ast.Name) and id(node) in every) or "_module_" in node.attr:
+                names = {EVERY}
             found |= dict.fromkeys(names or _last_names(tree), node.lineno)
+        elif isinstance(node, ast.Name) and HOOK.fullmatch(node.id) and "_module_" in node.id:
+            found[EVERY] = node.lineno
     return found
+
+
+def _of_all_layers(tree: ast.Module) -> Iterator[ast.AST]:
+    """The loops over all layers of a model, and what `apply` calls for each, where no name chooses one.
+
+    Nor may a test name classes, unless they are of layers that a rewriting no longer calls.
+    """
+    applied = [
+        each.args[0]
+        for each in ast.walk(tree)
+        if isinstance(each, ast.Call) and last(each.func) == "apply" and len(each.args) == 1
+    ]
+    names = {each.id for each in applied if isinstance(each, ast.Name)}
+    for node in ast.walk(tree):
+        loop = isinstance(node, ast.For) and any(
+            isinstance(each, ast.Attribute) and each.attr in ("modules", "named_modules")
+            for each in ast.walk(node.iter)
+        )
+        if loop or node in applied or (isinstance(node, Function) and node.name in names):
+            tests = [
+                part
+                for each in ast.walk(node)
+                if isinstance(each, (ast.If, ast.IfExp))
+                for part in ast.walk(each.test)
+            ]
+            classes = {last(each) for each in tests if last(each)[:1].isupper()}
+            chosen = any(isinstance(each, ast.Constant) and isinstance(each.value, str) for each in tests)
+            compared = any(
+                isinstance(each, ast.Compare) and not isinstance(each.comparators[0], ast.Constant)
+                for each in tests
+            )
+            if not chosen and (classes & {"Softmax", "Dropout"} or (not classes and not compared)):
+                yield node
 
 
 def _last_names(tree: ast.Module) -> set[str]:
@@ -151,6 +191,33 @@ def stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
                 yield owner, name, node.lineno
             case ast.Call(func=ast.Name(id="setattr"), args=[owner, ast.Constant(value=str(name)), _]):
                 yield owner, name, node.lineno
+            case ast.Call(
+                func=ast.Attribute(value=ast.Attribute(attr="patch") | ast.Name(id="patch"), attr="object")
+                | ast.Attribute(value=ast.Name(id="monkeypatch"), attr="setattr"),
+                args=[owner, ast.Constant(value=str(name)), *_],
+            ):
+                yield owner, name, node.lineno
+            case ast.Subscript(
+                value=ast.Attribute(value=owner, attr="__dict__"),
+                slice=ast.Constant(value=str(name)),
+                ctx=ast.Store(),
+            ):
+                yield owner, name, node.lineno
+
+
+def patched_by_text(tree: ast.Module) -> dict[str, int]:
+    """What `mock.patch("torch.softmax")` and pytest's `monkeypatch` name, with the lines."""
+    found = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="patch")
+                | ast.Name(id="patch")
+                | ast.Attribute(value=ast.Name(id="monkeypatch"), attr="setattr"),
+                args=[ast.Constant(value=str(full)), *_],
+            ):
+                found[full] = node.lineno
+    return found
 
 
 def stands_for(found: set[str | None], name: str) -> bool:
@@ -172,6 +239,9 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
         ):
             if not (is_self(owner) and isinstance(attribute, ast.Constant)):
                 yield owner, beginning(attribute)
+        case ast.Call(func=ast.Attribute(attr="set_submodule", value=owner), args=[path, *_]):
+            text = path.value if isinstance(path, ast.Constant) else None
+            yield owner, text.rpartition(".")[2] if isinstance(text, str) else None
         case ast.Subscript(
             value=ast.Attribute(attr="_modules" | "__dict__", value=owner), ctx=ast.Store() | ast.Del()
         ):
