@@ -184,6 +184,12 @@ EQUIVALENT = {
         "bias: Several fills, with masks that no longer have a name",
         "statement 2 repeated",
     ),  # the same fill again
+    ("additive-mask: A buffer that every call fills again", "edit 0 forgotten"),  # a comment
+    ("boolean-mask: A finite fill between views, of a softmax over folded heads", "edit 0 forgotten"),
+    (
+        "boolean-mask: A finite fill between views, of a softmax over folded heads",
+        "statement 2 repeated",
+    ),  # the same view again
     ("boolean-mask: Two masks under different conditions", "statement 0 lost"),  # nothing reads it
     ("zeros: Rows that keep no key", "statement 0 lost"),  # nothing reads it
     ("causal: The triangle is cut out of a new tensor in place", "statement 1 lost"),  # nothing reads it

@@ -7,7 +7,7 @@ can tell.
 
 import ast
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import functions
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.operations import KEEPS_LAYOUT, MAY_SHARE_MEMORY, READS_LAYOUT
+from flashmore.upgrade.source.operations import KEEPS_LAYOUT, MAY_SHARE_MEMORY, MOVES, READS_LAYOUT
 from flashmore.upgrade.source.scopes import Function, last
 from flashmore.upgrade.text import Text
 
@@ -56,6 +56,27 @@ def _end_of_view(user: Value, text: Text) -> int | None:
         return None  # it may be a dtype
     end = text.span(node.func)[1]
     return end if isinstance(node.func, ast.Attribute) and text.source[end - 4 : end] == "view" else None
+
+
+def viewed_after_a_move(flow: Flow, value: Value) -> int | None:
+    """The line in which a value is viewed with its dimensions moved, so that it was not contiguous."""
+    moved = [(where, user) for where, user, _, layout in _uses(flow, value) if layout and user.op in MOVES]
+    lines = (
+        getattr(user.node, "lineno", 0)
+        for where, each in moved
+        for seen, user, _, layout in _uses(where, each)
+        if layout and _reads_layout(user, seen.module)
+    )
+    return next(lines, None)
+
+
+def changed_later(flow: Flow, value: Value) -> str | None:
+    """The attribute or global variable whose memory a value shares, if a function changes it in place."""
+    while value.op in MAY_SHARE_MEMORY and value.args:
+        value = value.args[0]
+    name = value.detail.name if isinstance(value.detail, Attribute) else str(value.detail)
+    known = value.op in ("selfattr", "global") and name in _changed_in_functions(flow.module)
+    return name if known else None
 
 
 def is_changed_in_place(found: Attention) -> bool:
@@ -103,15 +124,30 @@ def _is_changed(user: Value, flow: Flow) -> bool:
 @lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
 def _changed_attributes(module: Module) -> set[str]:
     """The attributes whose memory is changed somewhere in a file."""
+    return _changed(ast.walk(module.tree))
+
+
+@lru_cache(maxsize=1)
+def _changed_in_functions(module: Module) -> set[str]:
+    """The attributes and variables whose memory a function changes, constructors aside."""
+    all_functions = (each for each in ast.walk(module.tree) if isinstance(each, Function))
+    return _changed(node for each in all_functions if each.name != "__init__" for node in ast.walk(each))
+
+
+def _changed(nodes: Iterable[ast.AST]) -> set[str]:
     found = set()
-    for node in ast.walk(module.tree):
+    for node in nodes:
         match node:
             case (
                 ast.AugAssign(target=ast.Attribute(attr=name))
                 | ast.Subscript(value=ast.Attribute(attr=name), ctx=ast.Store())
             ):
                 found.add(name)
-            case ast.Call(func=ast.Attribute(value=ast.Attribute(attr=name), attr=method)):
+            case ast.Subscript(value=ast.Name(id=name), ctx=ast.Store()):
+                found.add(name)
+            case ast.Call(
+                func=ast.Attribute(value=ast.Attribute(attr=name) | ast.Name(id=name), attr=method)
+            ):
                 found |= {name} if is_inplace_name(method) else set()
     return found
 

@@ -4,6 +4,7 @@ import ast
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
+from flashmore.upgrade.checks.output import changed_later
 from flashmore.upgrade.emit.hiding import Keep, Step, from_caller, is_causal, keep, kinds, test
 from flashmore.upgrade.emit.words import atom, fresh
 from flashmore.upgrade.emit.writer import Emission
@@ -182,6 +183,10 @@ class Arguments(Zeros):
         node = operand(self.flow, term.value.node, term.other)
         if node is None or not self.pieces.stability.holds(node, self.pieces.at, step.condition):
             raise Refuse("a bias changes before the values are multiplied")
+        if (name := changed_later(self.flow, term.other)) is not None:
+            raise Refuse(
+                f"`{name}` is changed in place, and the gradients need it", "make a new tensor each time"
+            )
         self.pieces.emitted.append(node)
         text = self.words.flat(node)
         if term.detail == ("-",):

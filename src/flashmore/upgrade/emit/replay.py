@@ -114,7 +114,10 @@ class Replay(Zeros):
             return None, None
         simple = _conditions(self.found.scores)
         plain = len(fills) == 1 and simple is not None and not fills[0].value.inner
-        if plain and simple is not None and self.found.layout == (*self.found.batch, "l", "s"):
+        turned = any(
+            term.kind in ("reshape", "move") and fills[0] in term.walk() for term in self.found.scores.walk()
+        )
+        if plain and not turned and simple is not None and self.found.layout == (*self.found.batch, "l", "s"):
             step = Step(fills[0], simple.get(fills[0]))
             return keep(step, self.pieces).hidden, test(step, self.pieces)
         return f"{bias} {self._is_fill(bias)}", None
@@ -133,7 +136,8 @@ class Replay(Zeros):
         terms = list(self.found.scores.walk())
         fills = [term for term in terms if term.kind == "fill"]
         between = any(
-            term.kind not in ("fill", "phi", "same") and any(each in fills for each in term.walk())
+            term.kind not in ("fill", "phi", "same", "reshape", "move")
+            and any(each in fills for each in term.walk())
             for term in terms
         )
         values = [term.detail[1] for term in fills if isinstance(term.detail[1], Value)]

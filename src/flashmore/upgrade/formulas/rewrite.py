@@ -10,6 +10,7 @@ from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.checks.beside import beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.effects import effects
+from flashmore.upgrade.checks.output import viewed_after_a_move
 from flashmore.upgrade.checks.reference import why_reference
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.imports import import_edits
@@ -27,7 +28,7 @@ from flashmore.upgrade.source.libraries import ADVICE as IMPORT_TORCH
 from flashmore.upgrade.source.libraries import not_torchs
 from flashmore.upgrade.source.module import FUNCTIONAL
 from flashmore.upgrade.source.nodes import Stability
-from flashmore.upgrade.source.operations import CASTS
+from flashmore.upgrade.source.operations import CASTS, KEEPS_LAYOUT
 from flashmore.upgrade.text import comments
 
 _OPERATORS = frozenset("+-*/@%=,([{<>|&^~")
@@ -91,6 +92,12 @@ class FormulaSite:
         ) is not None:
             raise Refuse(f"a reference is left alone: {why}")
         self.lines.check(keeps_result=self.formulas.keeps_result)
+        line = None if self.formulas.fused & KEEPS_LAYOUT else viewed_after_a_move(self.flow, self.match.root)
+        if line is not None:
+            raise Refuse(
+                f"its dimensions are moved and viewed in line {line}, and the call's result is contiguous",
+                "use `reshape` there",
+            )
         nodes = [value.node for value in self.match.tensors if isinstance(value.node, ast.Call)]
         other = not_torchs(self.flow, nodes, plain=True)
         if other is not None:

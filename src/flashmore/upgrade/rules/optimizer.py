@@ -15,6 +15,7 @@ from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.site import Edit, Fragment, Input, Site, Verdict
 from flashmore.upgrade.source.called import Called, calls
 from flashmore.upgrade.source.module import Module
+from flashmore.upgrade.source.scopes import last
 from flashmore.upgrade.text import shown
 
 CODE = "FM003"
@@ -26,6 +27,7 @@ _AFTER = re.compile(r"(,?)([^\S\r\n]*(?:#[^\r\n]*)?[\r\n]+)")
 """What follows an argument that ends its line: a comma, a comment."""
 _EXCLUSIVE = ("foreach", "capturable", "differentiable")
 """Options that choose another implementation."""
+_COMPLEX = ("cfloat", "cdouble", "complex64", "complex128")
 _ASSUMED = (
     "its parameters are floating-point tensors on the CPU or on a CUDA, MPS or XPU device",
     "each gradient is laid out in memory as its parameter, without gaps (not a strided view)",
@@ -122,6 +124,10 @@ def _check(parsed: Parsed, node: ast.Call) -> None:
                 raise Refuse(
                     f"line {each.value.lineno} makes sparse gradients, which `fused` does not support"
                 )
+            case ast.Call(func=func, lineno=line) if last(func) == "Parameter" and any(
+                isinstance(one, ast.Attribute) and one.attr in _COMPLEX for one in ast.walk(each)
+            ):
+                raise Refuse(f"line {line} makes a complex parameter, which `fused` does not support")
             case ast.Attribute(attr="register_step_pre_hook", lineno=line):
                 raise Refuse(
                     f"line {line} sees gradients before a step: under a GradScaler `fused` divides them later"
@@ -136,22 +142,22 @@ def _edit(parsed: Parsed, node: ast.Call) -> Edit:
     """`fused=True` behind the last argument, on a line of its own where that has one."""
     text = parsed.text
     given: list[ast.AST] = [*node.args, *node.keywords]
-    last = max(given, key=lambda each: text.span(each)[1])
-    start, end = text.span(last)
-    if isinstance(last, ast.GeneratorExp) and text.source[end - 1] == ")" and text.span(node)[1] == end:
+    final = max(given, key=lambda each: text.span(each)[1])
+    start, end = text.span(final)
+    if isinstance(final, ast.GeneratorExp) and text.source[end - 1] == ")" and text.span(node)[1] == end:
         return Edit(start, end, f"({text.source[start:end]}, fused=True)")  # whose parentheses are the call's
     closing = text.span(node)[1] - 1
     while text.source[end:closing].lstrip()[:1] == ")":  # of an argument in parentheses
         end = text.source.index(")", end) + 1
-    first = text.starts[last.lineno - 1]  # type: ignore[attr-defined]
-    own = not text.source[first:start].strip() and node.func.end_lineno != last.lineno  # type: ignore[attr-defined]
+    first = text.starts[final.lineno - 1]  # type: ignore[attr-defined]
+    own = not text.source[first:start].strip() and node.func.end_lineno != final.lineno  # type: ignore[attr-defined]
     if not own:
         return Edit(end, end, ", fused=True")
     below = text.starts[text.offset_line(end) + 1]
     after = _AFTER.fullmatch(text.source[end:below])
     if after is None:  # the closing parenthesis stands there
-        return Edit(end, end, f",{text.newline}{text.indent(last)}fused=True")
-    line = f"{text.indent(last)}fused=True{after[1]}{text.newline}"
+        return Edit(end, end, f",{text.newline}{text.indent(final)}fused=True")
+    line = f"{text.indent(final)}fused=True{after[1]}{text.newline}"
     return Edit(end, below, f",{after[2]}{line}")
 
 
