@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
@@ -188,7 +189,10 @@ def test_an_imported_run_is_compared_and_packed_but_not_resumed(
     names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(MODELS["bigram"][1], tmp_path / "model.pt")
-    run = str(import_model(tmp_path / "model.pt", names, tmp_path / "run").path)
+    run = str(tmp_path / "run")
+    assert main(["import", str(tmp_path / "model.pt"), "--data", str(names), "--out", run]) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"imported the model bigram into .*; held-out loss \d\.\d{4} nats", told)
     assert main(["compare", run, run, "--count", "2"]) == 0
     assert main(["pack", run, "--out", str(tmp_path / "run.pack")]) == 0
     assert main(["page", str(tmp_path / "run.pack"), "--out", str(tmp_path / "page.html")]) == 0
