@@ -67,7 +67,7 @@ def test_a_pack_without_items_makes_a_page_without_labels(bigram: Path, call: Ca
     assert call("pack", bigram, "--out", tmp_path / "names.pack").returncode == 0
     done = call("page", tmp_path / "names.pack", "--out", tmp_path / "names.html")
     assert done.returncode == 0, done.stderr
-    assert "not the items it learned from" in (tmp_path / "names.html").read_text(encoding="utf-8")
+    assert "not the names it learned from" in (tmp_path / "names.html").read_text(encoding="utf-8")
 
 
 def test_play_opens_the_page_in_the_runs_folder(
