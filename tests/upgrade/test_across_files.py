@@ -663,3 +663,50 @@ def test_what_compiles_whole_models_must_support_the_new_lines(tmp_path: Path, c
     assert reason in found.reason
     found, _ = site(tmp_path, files | {"model.py": HEADS})
     assert found.verdict == "rewritten", "the plain call is supported"
+
+
+USED = """import torch
+from {imported} import Attention
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = Attention()
+
+    def forward(self, x):
+        output, weights = self.attend(x, x, x)
+        return {returned}
+"""
+ALONE = HELD[: HELD.index("\n\nclass Block")]
+
+
+def used(imported: str = "model", returned: str = "output") -> str:
+    return USED.format(imported=imported, returned=returned)
+
+
+@pytest.mark.parametrize(
+    ("files", "verdict"),
+    [
+        ({"block.py": used()}, "rewritten"),
+        ({"block.py": used(".model")}, "rewritten"),
+        ({"block.py": used("other")}, "refused"),
+        ({"block.py": used(returned="output, weights")}, "refused"),
+        ({"block.py": used() + "\n\nlayer = Attention()\n"}, "refused"),
+        ({"block.py": used(), "draw.py": "from model import Attention\n\nlayer = Attention()\n"}, "refused"),
+        ({"block.py": used(), "draw.py": "def draw(block, x):\n    return block.attend(x)[1]\n"}, "refused"),
+        (
+            {"block.py": used(), "draw.py": "def watch(b, f):\n    b.register_forward_hook(f)\n"},
+            "refused",
+        ),
+        ({"block.py": used(), "model.py": ALONE + "\n\nlayer = Attention()\n"}, "refused"),
+        ({"block.py": used(), "__init__.py": "from .model import Attention\n"}, "refused"),
+    ],
+)
+def test_weights_are_left_out_where_one_other_file_has_all_callers(
+    tmp_path: Path, files: dict[str, str], verdict: str
+) -> None:
+    found, _ = site(tmp_path, {"model.py": ALONE} | files)
+    assert found.verdict == verdict, found.reason
+    if verdict == "rewritten":
+        assert any("line 11 of block.py calls `attend`" in each for each in found.assumptions)

@@ -50,6 +50,7 @@ class Unused:
         flag: the flag, as the function reads it; empty where nobody reads the elements.
         last: the argument behind which the function takes the flag; None where it does not.
         names: what the function is called by.
+        module: the file of the calls, if it is another one.
     """
 
     elements: tuple[ast.expr, ...]
@@ -57,6 +58,7 @@ class Unused:
     flag: str = ""
     last: ast.expr | ast.arg | None = None
     names: tuple[Name, ...] = ()
+    module: Module | None = None
 
     def edits(self, text: Text) -> list[Edit]:
         """What makes the elements None where nobody reads them."""
@@ -76,7 +78,8 @@ class Unused:
         does = "calls" if self.last is None else "calls or overrides"
         used = f"used there only if `{self.flag}`" if self.flag else "not used there"
         become = "become None otherwise" if self.flag else "become None"
-        return f"nobody but {where} of this file {does} `{name}`: its weights are {used}, and {become}"
+        file = "this file" if self.module is None or self.module.path is None else self.module.path.name
+        return f"nobody but {where} of {file} {does} `{name}`: its weights are {used}, and {become}"
 
 
 def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
@@ -103,19 +106,25 @@ def unused_weights(flow: Flow, weights: set[Value]) -> Unused | None:
     }
     if len({index for index, _ in places}) != 1 or any("\n" in ast.unparse(each) for _, each in places):
         return None
-    names = _names(flow)
+    module, user = flow.module, None
+    names = _names(flow, module)
+    if names == [] and flow.owner is not None and module.elsewhere is not None:
+        user = module.elsewhere.user(flow.owner.node.name)
+        names = _names(flow, user) if user is not None else None
+    if not names:
+        return None
     index = next(iter(places))[0]
-    calls = [call for each in names for call in _calls(flow, each, index)]
+    calls = [call for each in names for call in _calls(flow, each, index, user or module)]
     elements = tuple(sorted((each for _, each in places), key=lambda each: each.lineno))
     flags = {flag for _, flag in calls if flag}
-    if len(calls) < len(names) or not names or len(flags) > 1:
+    if len(calls) < len(names) or len(flags) > 1:
         return None
     if function.returns is not None:  # Tuple[Tensor, Tensor] would no longer be true
         kind = _returned_type(function.returns, index)
         if kind is None or flags:
             return None
         elements = (kind, *elements)
-    unused = Unused(elements, tuple(calls), "".join(flags), names=tuple(names))
+    unused = Unused(elements, tuple(calls), "".join(flags), names=tuple(names), module=user)
     if not flags or unused.flag.startswith("self."):
         return unused
     return _given_the_flag(unused, flow)
@@ -137,20 +146,20 @@ def _may_get(node: ast.AST, name: str) -> bool:
     return False
 
 
-def _names(flow: Flow) -> list[Name]:
-    """What a function is called by: for `forward` the attributes that hold objects of its class.
+def _names(flow: Flow, module: Module) -> list[Name] | None:
+    """What a file calls a function by: for `forward` the attributes that hold objects of its class.
 
-    Empty where the class may be made or called in other ways, or a hook sees what it returns.
+    None where the class may be made or called in other ways, or a hook sees what it returns.
     """
-    function, owner, parents = flow.function, flow.owner, _parents(flow.module)
+    function, owner, parents = flow.function, flow.owner, _parents(module)
     if function.name != "forward":
         return [Name(function.name, owner)]
-    if owner is None or any(map(HOOK.fullmatch, flow.module.attributes)) or _calls_each(flow.module.tree):
-        return []
+    if owner is None or any(map(HOOK.fullmatch, module.attributes)) or _calls_each(module.tree):
+        return None
     if any(ast.unparse(each.func) in _ITSELF for each in walk(owner.node) if isinstance(each, ast.Call)):
-        return []
+        return None
     found = []
-    for node in walk(flow.module.tree):
+    for node in walk(module.tree):
         if getattr(node, "id", getattr(node, "attr", getattr(node, "value", None))) != owner.node.name:
             continue
         call = parents[node]
@@ -159,11 +168,11 @@ def _names(flow: Flow) -> list[Name]:
             case ast.Call(func=ast.Name(id="super")), _:  # super(Attention, self).__init__()
                 continue
             case ast.Call(func=func), ast.Assign(targets=[ast.Attribute(value=on, attr=name) as target]) if (
-                func is node and is_self(on) and (of := _class_around(made, flow.module)) is not None
+                func is node and is_self(on) and (of := _class_around(made, module)) is not None
             ):
                 found.append(Name(name, of, target))
             case _:
-                return []
+                return None
     return found
 
 
@@ -193,13 +202,13 @@ def _is_another(node: ast.Name | ast.Attribute, of: Class | None, module: Module
     return around is not None and around not in of.lineage()
 
 
-def _calls(flow: Flow, called: Name, index: int) -> list[tuple[ast.Call, str]]:
+def _calls(flow: Flow, called: Name, index: int, module: Module) -> list[tuple[ast.Call, str]]:
     """The calls of a function, each with the flag under which alone it uses an element of the result.
 
     Empty where a call uses it always, or where the file mentions the function otherwise.
     """
-    name, parents, calls = called.text, _parents(flow.module), []
-    for node in walk(flow.module.tree):
+    name, parents, calls = called.text, _parents(module), []
+    for node in walk(module.tree):
         if isinstance(node, ast.Constant) and node.value == name:
             return []  # `getattr(self, "attend")`
         if _may_get(node, name):
@@ -207,7 +216,7 @@ def _calls(flow: Flow, called: Name, index: int) -> list[tuple[ast.Call, str]]:
         if getattr(node, "id", getattr(node, "attr", None)) != name:
             continue
         assert isinstance(node, (ast.Name, ast.Attribute))
-        if node is called.made or _is_another(node, called.of, flow.module):
+        if node is called.made or _is_another(node, called.of, module):
             continue
         call = parents.get(node)
         if not isinstance(call, ast.Call) or call.func is not node:

@@ -162,18 +162,29 @@ class Definitions:
                 parts = tuple((each.module or "").split(".")) if each.module else ()
                 yield self.imports.module(path, parts, each.level)
 
-    def exports(self, module: Module, name: str, of: str) -> bool:
+    def user(self, name: str) -> Module | None:
+        """The one other file that mentions a class of this one, if it is imported there under its name."""
+        texts = texts_around(self.path.parent)
+        others = [path for path in texts.mentioning({name}) if path != self.path]
+        other = self.module(others[0]) if len(others) == 1 else None
+        meant = other.meanings.get(name, set()) if other is not None else set()
+        found = self.find(others[0], *meant) if len(meant) == 1 and meant != {""} else None
+        mine = isinstance(found, Found) and found.name == name and found.module.path == self.path
+        return Module(other.tree, Definitions(others[0]), others[0]) if other is not None and mine else None
+
+    def exports(self, module: Module, name: str, of: str, besides: Path | None = None) -> bool:
         """Whether other files may use a name of a module, or a package passes it on.
 
         Args:
             module: the module.
             name: the name: of a function or a class, or of an attribute of `self`.
             of: the class whose attribute it is; empty if it is none.
+            besides: a file that may.
         """
         head, texts = of or name, texts_around(self.path.parent)
         listed = {str(each.value) for each in ast.walk(module.constants.get("__all__", ast.Constant(None)))
                   if isinstance(each, ast.Constant)}  # fmt: skip
-        others = (path for path in texts.mentioning({name, head}) if path != self.path)
+        others = (path for path in texts.mentioning({name, head}) if path not in (self.path, besides))
         packages = [path for path in texts.files if path.name == INIT and path != self.path]
         if not of and name in module.classes and texts.matching(_HOOK):
             return True  # one may see what a layer of this class returns

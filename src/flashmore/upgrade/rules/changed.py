@@ -63,9 +63,11 @@ class Changed(ABC):
             return None
         name = " and ".join(dict.fromkeys(each.text for each in unused.names))
         asked = {(each.text, each.of.node.name if each.of is not None else "") for each in unused.names}
-        if owner is not None and any(each.made for each in unused.names):
-            asked.add((owner.node.name, ""))
-        if module.elsewhere is not None and any(module.elsewhere.exports(module, *each) for each in asked):
+        user, path = unused.module or module, unused.module.path if unused.module is not None else None
+        exported = user.elsewhere is not None and any(user.elsewhere.exports(user, *each) for each in asked)
+        if module.elsewhere is not None and owner is not None and any(each.made for each in unused.names):
+            exported |= module.elsewhere.exports(module, owner.node.name, "", path)
+        if exported:
             return None
         made = self._after([*unused.edits(self.text)], self.depth)
         if made is None:
