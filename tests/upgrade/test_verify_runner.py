@@ -126,7 +126,7 @@ def test_the_last_words_of_the_judge_are_told() -> None:
 
 def test_the_processor_time_of_all_runs_of_the_lines_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(x: Tensor) -> Tensor:
-        until = time.process_time() + 0.4
+        until = time.process_time() + 0.2
         while time.process_time() < until:
             pass
         return x
@@ -134,9 +134,9 @@ def test_the_processor_time_of_all_runs_of_the_lines_counts(monkeypatch: pytest.
     replace_lines(monkeypatch, busy)
     with runners(FRAGMENT, limits(processor_seconds=1)) as (old, _):
         run(old)
-        run(old)
-        with pytest.raises(RunnerEnded, match="the lines took longer than 1 s of processor time"):
-            run(old)
+        with pytest.raises(RunnerEnded, match="the lines took longer than 1 s of processor time"):  # noqa: PT012
+            for _ in range(10):
+                run(old)
 
 
 def test_a_reference_is_computed_once_for_the_same_inputs() -> None:
