@@ -92,6 +92,14 @@ def test_a_file_has_a_budget_too() -> None:
     assert next(site for site in sites if site.symbol == "f").verdict == "rewritten"
 
 
+def test_a_file_of_many_attentions_fits_its_budget() -> None:
+    lines = f"{HEAD}{SCORES}    s.masked_fill_(c, -1e9)\n{SOFTMAX}{TAIL}"
+    layer = lines.partition("def ")[2].replace("f(q", "forward(self, q").replace("\n", "\n    ")
+    layers = (f"\n\nclass A{number}(torch.nn.Module):\n    def {layer}" for number in range(50))
+    sites = find_sites(HEAD.partition("\n\n")[0] + "\n" + "".join(layers))
+    assert [site.verdict for site in sites] == ["rewritten"] * 50
+
+
 def test_the_same_source_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({steps_of(row(name, 9), monkeypatch) for name in ["sums"] * 3}) == 1
 

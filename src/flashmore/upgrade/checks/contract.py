@@ -311,7 +311,7 @@ def _returned(function: Function) -> Iterator[list[ast.expr]]:
                 yield elements
 
 
-@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+@lru_cache(maxsize=2)  # of the file that is searched and one that uses it, not once for each of its places
 def _parents(module: Module) -> Parents:
     return {child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)}
 

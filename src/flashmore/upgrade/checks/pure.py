@@ -118,7 +118,7 @@ def makes_new(func: ast.expr, module: Module) -> bool:
     return of_tensors or module.qualified(func).removeprefix("torch.") in NEW
 
 
-@lru_cache(maxsize=1)  # of the file that is searched, not once for each of its places
+@lru_cache(maxsize=2)  # of the file that is searched beside one of its changed copies
 def stateful(module: Module) -> frozenset[str]:
     """The names of the file's methods and properties that may have effects; all of them with a setter.
 
@@ -132,7 +132,7 @@ def stateful(module: Module) -> frozenset[str]:
     return frozenset(found)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _properties(module: Module) -> frozenset[str]:
     """The names of those of them that run where an attribute is read."""
     decorated = {

@@ -102,10 +102,17 @@ class Module:
 
     def below(self, found: Class) -> Iterator[Class]:
         """The classes of this file that inherit from one, directly or through others."""
+        yield from self._below.get(found, ())
+
+    @cached_property
+    def _below(self) -> dict[Class, list[Class]]:
+        below: dict[Class, list[Class]] = {}
         for each in self.classes.values():
             step(len(each.line))
-            if each is not found and any(base is found for base in each.line):
-                yield each
+            for base in each.line:
+                if base is not each:
+                    below.setdefault(base, []).append(each)
+        return below
 
     def is_replaced(self, name: str) -> bool:
         """Whether an attribute of some object may be another than its class says."""

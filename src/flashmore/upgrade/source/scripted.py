@@ -55,6 +55,8 @@ def compilers_of(module: Module, function: Function) -> set[str]:
     A decorator compiles what it decorates and what that calls, so the function is left out unless a decorated
     definition mentions it, directly or through others of the file.
     """
+    if not COMPILERS.search(" ".join([*module.attributes, *module.imports.values()]).encode()):
+        return set()
     found = {name for name, _ in compilers(module, decorators=False)}
     parts = module.tree.body
     for name, line in compilers(module, decorators=True):
