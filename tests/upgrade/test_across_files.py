@@ -630,6 +630,67 @@ def test_a_layer_that_another_file_hooks_is_still_called(tmp_path: Path, case: s
     )
 
 
+EXCHANGED = {
+    "another layer": "model.attend = nn.Sigmoid()\n",
+    "none": "model.attend = None\n",
+    "by a function for its class": (
+        "def swap(model):\n"
+        "    for name, layer in model.named_children():\n"
+        "        if isinstance(layer, nn.Softmax):\n"
+        "            setattr(model, name, nn.Sigmoid())\n"
+    ),
+    "its dimension": "model.attend.dim = 1\n",
+    "its class": "nn.Softmax = nn.Sigmoid\n",
+    "its class in the file": "import model as file\n\nfile.nn.Softmax = nn.Sigmoid\n",
+    "the method of its class": "nn.Softmax.forward = print\n",
+    "the scale": "model.scale = nn.Parameter(torch.ones(()))\n",
+    "not the option of another object": "model.attend = 0.1\n",
+    "not the layers of another class": (
+        "def swap(model):\n"
+        "    for name, layer in model.named_children():\n"
+        "        if isinstance(layer, nn.Linear):\n"
+        "            setattr(model, name, nn.Identity())\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EXCHANGED)
+def test_a_layer_that_another_file_replaces_is_still_called(tmp_path: Path, case: str) -> None:
+    scaled = HEADS.replace("k.transpose(-2, -1)", "k.transpose(-2, -1) * self.scale")
+    scaled = scaled.replace("nn.Softmax(dim=-1)\n", "nn.Softmax(dim=-1)\n        self.scale = 0.2\n")
+    head = "import torch\nfrom torch import nn\nfrom model import Attention\n\nmodel = Attention()\n"
+    found, _ = site(tmp_path, {"model.py": scaled, "other.py": head + EXCHANGED[case]})
+    assert found.verdict == ("rewritten" if case.startswith("not") else "refused")
+    assert ("replaced in other.py, line" in found.reason) == (found.verdict == "refused")
+
+
+OWN = {
+    "the method of the layer": "model.attend.forward = print\n",
+    "the methods of all layers": "for layer in model.children():\n    layer.forward = print\n",
+    "the method of the class": "Attention.weights = print\n",
+    "the method of an object": "model.__dict__['weights'] = print\n",
+    "a function, by its name": "globals()['weights'] = print\n",
+    "not the method of another object": "model.other = print\n",
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_what_the_file_replaces_itself_is_still_called(tmp_path: Path, case: str) -> None:
+    source = HEADS
+    if "layer" not in case:
+        function = "def weights({}scores):\n{}    return scores.softmax(dim=-1)\n"
+        method = function.format("self, ", "    ").replace("def", "    def")
+        of_class = "a function" not in case
+        source = source.replace("self.attend(", "self.weights(" if of_class else "weights(")
+        source += "\n" + method if of_class else "\n\n" + function.format("", "")
+    (tmp_path / "model.py").write_text(f"{source}\n\nmodel = Attention()\n{OWN[case]}")
+    (found,) = search([tmp_path])
+    assert isinstance(found, Searched)
+    assert [each.verdict for each in found.sites if each.verdict == "rewritten"] == (
+        ["rewritten"] if case.startswith("not") else []
+    )
+
+
 COMPILED = {
     "the model is scripted": (
         "import torch\nfrom model import Attention\n\ntorch.jit.script(Attention())\n",

@@ -3,7 +3,7 @@
 import ast
 
 from flashmore.upgrade.budget import step
-from flashmore.upgrade.source.attributes import Attribute, kind_of
+from flashmore.upgrade.source.attributes import Attribute, kind_of, stored_in
 from flashmore.upgrade.source.graph import Value, number
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import CASTS, COMPARISONS, INTEGER_CASTS
@@ -96,9 +96,9 @@ def _stored_fill(value: Value, module: Module) -> str:
         constant = module.constants.get(str(value.detail))
         return _literal_fill(constant) if constant is not None else OTHER
     attribute = value.detail
-    if not isinstance(attribute, Attribute) or attribute.owner is None:
+    if not isinstance(attribute, Attribute):
         return OTHER
-    kinds = {_literal_fill(each) for each in attribute.owner.assignments(attribute.name)}
+    kinds = {_literal_fill(each) for each, _ in stored_in(attribute, module)}
     return kinds.pop() if len(kinds) == 1 else OTHER
 
 

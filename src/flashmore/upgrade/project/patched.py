@@ -12,7 +12,7 @@ from flashmore.upgrade.project.files import real
 from flashmore.upgrade.project.texts import Texts
 from flashmore.upgrade.site import Searched, Site
 from flashmore.upgrade.source.module import Module
-from flashmore.upgrade.source.replaced import EVERY, HOOK, hooked, stored
+from flashmore.upgrade.source.replaced import EVERY, HOOK, exchanged, hooked, stored
 from flashmore.upgrade.source.scopes import is_self
 
 _STORE = re.compile(
@@ -21,6 +21,7 @@ _STORE = re.compile(
 )
 """A store on something else than `self`."""
 _HOOK = re.compile(HOOK.pattern.encode())
+_SCALE = re.compile(r"\bscale=[^,\n]*\bself\.(\w+)")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -77,6 +78,24 @@ class Patched:
             for path, line in self._others[name]:
                 if path != own and self._together(path, own):
                     return f"`{name}` is set in {path.name}, line {line}, perhaps to another number"
+        return self._why_exchanged(site, own, words)
+
+    def _why_exchanged(self, site: Site, own: Path, words: set[str]) -> str | None:
+        """Why a layer, the scale or a function may be another than its file says; else None."""
+        read = {*site.uncalled, *(name for edit in site.edits for name in _SCALE.findall(edit.text))}
+        for name in sorted(read & self._exchanged.keys()) + [EVERY] * bool(site.uncalled):
+            stored = min(site.uncalled) if name == EVERY else name
+            for path, line, of_part in self._exchanged.get(name, ()):
+                if of_part if path == own else own in self._classes(path, line, stored):
+                    return f"`{stored}` may be replaced in {path.name}, line {line}"
+        classes = {"Softmax", "Dropout"} if site.uncalled else set()
+        for name, places in self._of_modules.items():
+            for path, line, module in places:
+                parts = module.split(".")
+                of_torch = module.startswith("torch.nn") and not classes.isdisjoint((name, *parts))
+                of_own = path != own and own.stem in parts and name in words | classes
+                if (of_torch or of_own) and self._together(path, own):
+                    return f"`{name}` is replaced in {path.name}, line {line}"
         return None
 
     def _together(self, one: Path, other: Path) -> bool:
@@ -127,6 +146,25 @@ class Patched:
         for path, module in self._stores.items():
             for full, line in module.patched.items():
                 found.setdefault(full.rpartition(".")[2], []).append((path, line, full))
+        return found
+
+    @cached_property
+    def _exchanged(self) -> dict[str, list[tuple[Path, int, bool]]]:
+        """By name, the places where an object's attribute becomes a layer, a tensor or a function."""
+        found: dict[str, list[tuple[Path, int, bool]]] = {}
+        for path, module in self._stores.items():
+            for name, line, of_part in exchanged(module.tree):
+                found.setdefault(name, []).append((path, line, of_part))
+        return found
+
+    @cached_property
+    def _of_modules(self) -> dict[str, list[tuple[Path, int, str]]]:
+        """By name, what is replaced in imported modules: `model.attend = ...`, `model.F.softmax = ...`."""
+        found: dict[str, list[tuple[Path, int, str]]] = {}
+        for path, module in self._stores.items():
+            for full, line in module.exchanged.items():
+                owner, _, name = full.rpartition(".")
+                found.setdefault(name, []).append((path, line, owner))
         return found
 
     @cached_property

@@ -73,7 +73,7 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
     """What an attribute is, where all that is stored there agrees."""
     found = [
         replace(kind, home=home)
-        for expression, home in _stored(attribute, module)
+        for expression, home in stored_in(attribute, module)
         for kind in _kinds(expression, home)
     ]
     if not found:
@@ -88,13 +88,13 @@ def kind_of(attribute: Attribute, module: Module) -> Kind:
 
 def rank_of(attribute: Attribute, module: Module) -> int | None:
     """How many dimensions a stored tensor has, where all that is stored there says the same."""
-    stored = (made for made, _ in _stored(attribute, module))
+    stored = (made for made, _ in stored_in(attribute, module))
     found = (made_sizes(made) if isinstance(made, ast.Call) else None for made in stored)
     ranks = {None if sizes is None else len(sizes) for sizes in found}
     return ranks.pop() if len(ranks) == 1 else None
 
 
-def _stored(attribute: Attribute, module: Module) -> list[tuple[ast.expr, Module]]:
+def stored_in(attribute: Attribute, module: Module) -> list[tuple[ast.expr, Module]]:
     """All that is stored in an attribute, with the modules it stands in; nothing if that is not known."""
     owner = attribute.owner
     if owner is None or module.is_replaced(attribute.name) or owner.replaces(attribute.name, module):

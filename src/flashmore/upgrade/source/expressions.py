@@ -8,6 +8,7 @@ from flashmore.upgrade.source.attributes import Attribute
 from flashmore.upgrade.source.calls import Calls
 from flashmore.upgrade.source.escape import stripped
 from flashmore.upgrade.source.graph import Closure, Condition, Value
+from flashmore.upgrade.source.replaced import stands_for
 from flashmore.upgrade.source.scopes import is_static
 
 OPERATORS = {
@@ -116,6 +117,8 @@ class Expressions(Calls):
         owner = self.owners.get(str(base.detail))
         method = owner.method_and_module(name) if owner else None
         if owner is not None and any(name in each.own_methods for each in owner.below(self.module)):
+            method = None
+        if stands_for(self.module.replaced - {None}, name):
             method = None
         if method is not None:
             module, function = method

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from flashmore.upgrade.budget import step, walk
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.replaced import patched_by_text, replaced, stands_for, stored
-from flashmore.upgrade.source.scopes import MODULE, TYPE_PARAMETERS, Function, claimed_by, dotted, is_private
+from flashmore.upgrade.source.scopes import (
+    MODULE,
+    TYPE_PARAMETERS,
+    Function,
+    claimed_by,
+    dotted,
+    is_private,
+    last,
+)
 
 if TYPE_CHECKING:
     from flashmore.upgrade.project.definitions import Definitions
@@ -77,6 +85,7 @@ class Module:
         counts: dict[str, int] = {}
         shared: set[str] = set()
         stars: set[str] = set()
+        absent = self._absent
         ahead: deque[tuple[ast.AST, bool]] = deque([(self.tree, True)])
         while ahead:
             node, of_module = ahead.popleft()
@@ -86,8 +95,13 @@ class Module:
                 stars.update(full for name, full in _imported(node) if name == "*")
             elif isinstance(node, ast.Global):
                 shared.update(node.names)
+            elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+                match node:
+                    case ast.Subscript(ast.Call(ast.Name("globals")), ast.Constant(str(name))):
+                        shared.add(name)
             everywhere = isinstance(node, ast.Global) or type(node).__name__ in TYPE_PARAMETERS
-            for name, meaning in _meanings(node) if of_module or everywhere else ():
+            seen = (of_module or everywhere) and id(node) not in absent
+            for name, meaning in _meanings(node) if seen else ():
                 self.meanings.setdefault(name, set()).add(meaning)
                 counts[name] = counts.get(name, 0) + 1
             inside = _inside(node)
@@ -185,9 +199,13 @@ class Module:
     @cached_property
     def patched(self) -> dict[str, int]:
         """The full names of libraries' functions and classes that the file replaces, with the lines."""
+        return {full: line for full, line in self.exchanged.items() if full.partition(".")[0] == "torch"}
+
+    @cached_property
+    def exchanged(self) -> dict[str, int]:
+        """The full names of what the file replaces in imported modules, with the lines."""
         found = {f"{self._full(owner)}.{name}": line for owner, name, line in stored(self.tree)}
-        found |= patched_by_text(self.tree)
-        return {full: line for full, line in found.items() if full.partition(".")[0] == "torch"}
+        return {full: line for full, line in found.items() if full[0] != "."} | patched_by_text(self.tree)
 
     def _followed(self, name: str) -> str:
         """The full name of an import, found through the module's aliases, each of which is followed once."""
@@ -212,13 +230,35 @@ class Module:
         return {each.attr for each in ast.walk(self.tree) if isinstance(each, ast.Attribute)}
 
     @cached_property
+    def _absent(self) -> set[int]:
+        """The ids of the names in `except ImportError: torch = None`, where the `try` imports them."""
+        return {
+            id(target)
+            for tried in self.tree.body
+            if isinstance(tried, ast.Try)
+            for handler in tried.handlers
+            if last(handler.type or handler) in ("ImportError", "ModuleNotFoundError")
+            for each in handler.body
+            if isinstance(each, ast.Assign)
+            and isinstance(each.value, ast.Constant)
+            and each.value.value is None
+            for target in each.targets
+            if isinstance(target, ast.Name)
+            and any(
+                target.id in dict(_imported(one))
+                for one in tried.body
+                if isinstance(one, (ast.Import, ast.ImportFrom))
+            )
+        }
+
+    @cached_property
     def names(self) -> dict[str, int]:
         """Every name that the file mentions, with the line that decides its meaning or mentions it."""
         decided: dict[str, int] = {}
         mentioned: dict[str, int] = {}
         for node in ast.walk(self.tree):
             line = getattr(node, "lineno", 0)
-            for name in claimed_by(node):
+            for name in claimed_by(node) if id(node) not in self._absent else ():
                 (mentioned if isinstance(node, ast.alias) else decided).setdefault(name, line)
             if isinstance(node, ast.Name):
                 mentioned.setdefault(node.id, line)
@@ -228,7 +268,8 @@ class Module:
         """How a function may write a full name: with imports above it whose names nothing else binds."""
         above = {
             (name, meaning)
-            for statement in self.tree.body
+            for top in self.tree.body
+            for statement in (top.body if isinstance(top, ast.Try) else [top])
             if isinstance(statement, (ast.Import, ast.ImportFrom)) and statement.lineno < function.lineno
             for name, meaning in _imported(statement)
         }

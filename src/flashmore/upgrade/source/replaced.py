@@ -35,6 +35,9 @@ def hooked(tree: ast.Module) -> dict[str, int]:
     return found
 
 
+_WALKS = ("modules", "named_modules", "children", "named_children")
+
+
 def _of_all_layers(tree: ast.Module) -> Iterator[ast.AST]:
     """The loops over all layers of a model, and what `apply` calls for each, where no name chooses one.
 
@@ -48,8 +51,7 @@ def _of_all_layers(tree: ast.Module) -> Iterator[ast.AST]:
     names = {each.id for each in applied if isinstance(each, ast.Name)}
     for node in ast.walk(tree):
         loop = isinstance(node, ast.For) and any(
-            isinstance(each, ast.Attribute) and each.attr in ("modules", "named_modules")
-            for each in ast.walk(node.iter)
+            isinstance(each, ast.Attribute) and each.attr in _WALKS for each in ast.walk(node.iter)
         )
         if loop or node in applied or (isinstance(node, Function) and node.name in names):
             tests = [
@@ -205,6 +207,51 @@ def stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
                 yield owner, name, node.lineno
 
 
+_LAYERS = {"Softmax", "Dropout"}
+_OF_CLASS = {"forward", "__class__"}
+_OF_LAYERS = {"p", "training"}
+"""What a call that takes the place of a dropout still reads of it."""
+
+
+def exchanged(tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
+    """The attributes of objects in which a file stores a layer, a tensor or a function, with the lines.
+
+    `EVERY` where a function replaces the layers of a class that a rewriting no longer calls. The last is True
+    for layers of which something else than the rate of a dropout is set: `block.softmax.dim = 1`.
+    """
+    for loop in _of_all_layers(tree):
+        for node in ast.walk(loop):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in _OF_CLASS:
+                yield EVERY, node.lineno, True
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Attribute(value=owner, attr=name)], value=value):
+                if isinstance(owner, ast.Attribute) and name not in _OF_LAYERS:
+                    yield owner.attr, node.lineno, True
+                if not is_self(owner) and _is_object(value):
+                    yield name, node.lineno, False
+            case ast.Call(func=ast.Name(id="setattr"), args=[owner, ast.Constant(value=str(name)), value]):
+                if not is_self(owner) and _is_object(value):
+                    yield name, node.lineno, False
+            case ast.FunctionDef():
+                mentions = {last(each) for each in ast.walk(node)}
+                if mentions & _LAYERS:
+                    yield from (
+                        (EVERY, getattr(each, "lineno", node.lineno), False)
+                        for each in ast.walk(node)
+                        for owner, name in _by_name(each)
+                        if name is None and not (is_self(owner) and mentions.isdisjoint({"named_children"}))
+                    )
+
+
+def _is_object(value: ast.expr) -> bool:
+    """Whether a layer, a tensor or a function may be made there, and no number, text or copied option."""
+    if isinstance(value, ast.Call):
+        name = last(value.func)
+        return name != "Dropout" and (name[:1].isupper() or dotted(value.func).startswith(("torch.", "nn.")))
+    return isinstance(value, ast.Lambda) or (isinstance(value, ast.Constant) and value.value is None)
+
+
 def patched_by_text(tree: ast.Module) -> dict[str, int]:
     """What `mock.patch("torch.softmax")` and pytest's `monkeypatch` name, with the lines."""
     found = {}
@@ -243,9 +290,11 @@ def _by_name(node: ast.AST) -> Iterator[tuple[ast.expr, str | None]]:
             text = path.value if isinstance(path, ast.Constant) else None
             yield owner, text.rpartition(".")[2] if isinstance(text, str) else None
         case ast.Subscript(
-            value=ast.Attribute(attr="_modules" | "__dict__", value=owner), ctx=ast.Store() | ast.Del()
+            value=ast.Attribute(attr="_modules" | "__dict__", value=owner),
+            slice=key,
+            ctx=ast.Store() | ast.Del(),
         ):
-            yield owner, None
+            yield owner, beginning(key)
         case ast.Call(
             func=ast.Attribute(attr="update", value=ast.Attribute(attr="_modules" | "__dict__", value=owner))
         ):
