@@ -590,6 +590,13 @@ HOOKED = {
         "        layer.register_forward_hook(print)\n\n\n"
         "blocks.apply(see)\n"
     ),
+    "every layer but containers": (
+        "from torch import nn\n\n\n"
+        "def see(layer):\n"
+        "    if not isinstance(layer, nn.Sequential) and not (layer == blocks):\n"
+        "        layer.register_forward_hook(print)\n\n\n"
+        "blocks.apply(see)\n"
+    ),
     "every layer of a program": (
         "from torch.nn.modules.module import register_module_forward_hook as see\n"
         "from torch.nn.modules import module\n\n"

@@ -35,6 +35,9 @@ def hooked(tree: ast.Module) -> dict[str, int]:
     return found
 
 
+_LAYERS = {"Softmax", "Dropout"}
+_NO_LAYERS = {"Sequential", "ModuleList", "ModuleDict", "Module"}
+"""Whose tests leave out containers alone."""
 _WALKS = ("modules", "named_modules", "children", "named_children")
 
 
@@ -66,7 +69,8 @@ def _of_all_layers(tree: ast.Module) -> Iterator[ast.AST]:
                 isinstance(each, ast.Compare) and not isinstance(each.comparators[0], ast.Constant)
                 for each in tests
             )
-            if not chosen and (classes & {"Softmax", "Dropout"} or (not classes and not compared)):
+            chosen |= compared and not classes
+            if not chosen and (classes & _LAYERS or classes <= _NO_LAYERS):
                 yield node
 
 
@@ -207,7 +211,6 @@ def stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
                 yield owner, name, node.lineno
 
 
-_LAYERS = {"Softmax", "Dropout"}
 _OF_CLASS = {"forward", "__class__"}
 _OF_LAYERS = {"p", "training"}
 """What a call that takes the place of a dropout still reads of it."""
