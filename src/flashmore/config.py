@@ -50,12 +50,14 @@ if TYPE_CHECKING:
     OpenInt: TypeAlias = int
     OpenFloat: TypeAlias = float
     OpenOptimizer: TypeAlias = Literal["adamw", "muon"]
+    OpenInit: TypeAlias = Init
 else:
     _HINT = "(default: {})".format
     _OPEN = {"help_behavior_hint": lambda value: _HINT("fitted to the data" if value == "None" else value)}
     OpenInt = Annotated[int | None, arg(metavar="INT", **_OPEN)]
     OpenFloat = Annotated[float | None, arg(metavar="FLOAT", **_OPEN)]
     OpenOptimizer = Annotated[Literal["adamw", "muon"] | None, arg(metavar="{adamw,muon}", **_OPEN)]
+    OpenInit = Annotated[Init | None, arg(metavar="{" + ",".join(get_args(Init)) + "}", **_OPEN)]
 """An option that a preset for items leaves open (None) until `flashmore.training.fit` has seen them."""
 
 
@@ -114,8 +116,9 @@ class ModelOptions:
     """Biases in the transformer's linear layers and layer norms."""
     tie_weights: bool = BY_PRESET
     """Share the weights of the transformer's token embedding and output layer."""
-    init: Init = BY_PRESET
-    """Initialisation of the transformer: PyTorch's, GPT-2's, or PyTorch's with zero residual projections."""
+    init: OpenInit = BY_PRESET
+    """Initialisation of the transformer: PyTorch's, GPT-2's, PyTorch's with zero residual projections, or
+    PyTorch's with heads in the first layer that attend to the previous characters."""
     dropout: OpenFloat = BY_PRESET
     """Dropout probability on embeddings and residual branches."""
     attention: Attention = "auto"
@@ -400,7 +403,7 @@ SIZES = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropo
 MODEL_OPTIONS = (*SIZES, "activation", "bias", "tie_weights", "init")
 """Options that not every model has."""
 OPEN = (
-    "n_layer", "n_embd", "dropout", "optimizer", "max_steps", "batch_size", "learning_rate",
+    "n_layer", "n_embd", "dropout", "init", "optimizer", "max_steps", "batch_size", "learning_rate",
     "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval", "teachers",
 )  # fmt: skip
 """Options that the preset `names` fits to the items; `names-long` fits those that are open in it."""

@@ -30,9 +30,9 @@ from flashmore.rules import (
 
 Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 """makemore's tanh approximation; the exact GELU; the square of ReLU."""
-Init = Literal["torch", "gpt2", "zero_residual"]
+Init = Literal["torch", "gpt2", "zero_residual", "previous"]
 """PyTorch's defaults, as in makemore; GPT-2's; PyTorch's defaults with small embeddings and zero-initialised
-residual projections."""
+residual projections; PyTorch's defaults with heads that attend to the previous positions."""
 EVERY_OPTION = frozenset(
     ("n_layer", "n_head", "n_embd", "dropout", "activation", "bias", "tie_weights", "init",
      "padding_multiple",

@@ -1,6 +1,8 @@
 """The Transformer against GPT-2's equations written out in plain tensor algebra."""
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -170,6 +172,27 @@ def test_a_start_is_gpt2s() -> None:
 def test_without_bias_there_is_none() -> None:
     plain = build(ModelConfig("transformer", 65, block_size=64, bias=False), 0)
     assert not [name for name, _ in plain.named_parameters() if name.endswith("bias")]
+
+
+@pytest.mark.parametrize("changes", [{}, {"n_head": 2, "n_embd": 128}, {"n_head": 1, "bias": False}])
+def test_heads_start_with_attention_to_previous_positions(changes: dict[str, Any]) -> None:
+    config = ModelConfig("transformer", 65, block_size=20, init="previous", **changes)
+    model = build(config, 0)
+    assert isinstance(model, Transformer)
+    block: Any = model.blocks[0]
+    x = block.ln_1(model.wte(torch.randint(65, (3, 20))) + model.wpe.weight)
+    q, k, _ = (part.transpose(1, 2) for part in block.attention.heads(block.attention.c_attn(x)))
+    scores = (q @ k.mT) / math.sqrt(q.size(-1))  # (B, H, T, T)
+    weights = scores.masked_fill(~torch.ones(20, 20).tril().bool(), -math.inf).softmax(-1)
+    for head in range(config.n_head):
+        assert weights[:, head].diagonal(-head - 1, dim1=1, dim2=2).min() > 0.99
+
+
+def test_too_few_channels_for_positions_start_as_in_pytorch() -> None:
+    small = ModelConfig("transformer", 65, block_size=20, n_embd=4, init="previous")
+    weights = build(small, 0).state_dict()
+    for name, weight in build(replace(small, init="torch"), 0).state_dict().items():
+        assert torch.equal(weights[name], weight)
 
 
 def test_blocks_that_start_from_zero_residuals_do_nothing() -> None:

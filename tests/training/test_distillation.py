@@ -238,7 +238,7 @@ def test_names_long_learns_from_three_teachers_where_it_can(
     fitted, notes = fit(config, read_corpus(config))
     assert fitted.teachers == teachers
     distilled = teachers or config.teacher
-    assert fitted.dropout == (0.3 if config.preset == "names" else 0.0 if distilled else 0.1)
+    assert fitted.dropout == (0.2 if config.preset == "names" else 0.0 if distilled else 0.1)
     assert (fitted.ngram_smoothing > 0) == (not distilled and config.weight is None)
     assert ("teachers 3" in notes[0]) == (teachers == 3)
 

@@ -36,6 +36,8 @@ def test_nothing_stays_open_and_more_items_mean_more_steps_and_less_dropout(tmp_
     assert few.max_steps < some.max_steps < many.max_steps
     assert few.dropout >= some.dropout >= many.dropout
     assert few.n_layer * few.n_embd <= many.n_layer * many.n_embd
+    assert few.init == many.init == "previous"
+    assert fitted(TrainConfig(file=names(tmp_path, 30), model="gru")).init == "torch"
 
 
 @pytest.mark.parametrize("name", OPEN)
@@ -47,6 +49,7 @@ def test_what_is_given_stays(tmp_path: Path, name: str) -> None:
         "ngram_smoothing": 0.25,
         "weight_decay": 0.25,
         "optimizer": "adamw",
+        "init": "gpt2",
     }.get(name, 8)
     config = TrainConfig(file=file, **{name: given})  # type: ignore[arg-type]
     assert getattr(config, name) == given

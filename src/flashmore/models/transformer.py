@@ -21,6 +21,9 @@ from flashmore.models.kv_cache import Attend, InOrder
 from flashmore.models.onednn import norm, product_and_sum
 from flashmore.models.single import SingleStep
 
+PREVIOUS = 16.0
+"""For the initialisation `previous`: a score of the position that a head attends to; the others have 0."""
+
 
 class Dropout(nn.Module):
     """Zero each element with probability p in training, and scale the rest by 1 / (1 - p).
@@ -191,7 +194,9 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
-        if config.init != "torch":
+        if config.init == "previous":
+            self._attend_to_previous()
+        elif config.init != "torch":
             self._initialise()
 
     def forward(self, ids: Tensor, segments: Segments | None = None) -> Tensor:
@@ -235,6 +240,36 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=small if residual else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def _attend_to_previous(self) -> None:
+        """Let head h of the first block, counted from 0, begin with attention to h + 1 positions before.
+
+        At first, positions are sines and cosines in channels without tokens; those of any two positions less
+        than 2F apart are orthogonal. A query's are rotated as far as it looks back, as by rotary embeddings
+        (Su et al. 2021, https://arxiv.org/abs/2104.09864). Shape letter: F frequencies.
+        """
+        C, D = self.config.n_embd, self.config.n_embd // self.config.n_head
+        count = min(D, C // 4) // 2  # F
+        if count == 0 or self.wpe.weight.is_meta:
+            return
+        frequencies = (torch.arange(count) + 0.5) * math.pi / count  # (F,)
+        angles = torch.arange(self.config.block_size)[:, None] * frequencies  # (T, F)
+        self.wte.weight[:, : 2 * count] = 0
+        self.wpe.weight[:] = F.pad(
+            torch.cat((angles.cos(), angles.sin()), 1) * math.sqrt(2), (0, C - 2 * count)
+        )
+        block: Any = self.blocks[0]
+        c_attn = block.attention.c_attn
+        if c_attn.bias is not None:
+            c_attn.bias[: 2 * C] = 0
+        c_attn.weight[: 2 * C] = 0
+        queries, keys, _ = c_attn.weight.view(3, -1, D, C)[..., : 2 * count, : 2 * count]  # each (H, 2F, 2F)
+        gain = math.sqrt(PREVIOUS * math.sqrt(D) / (2 * count))
+        keys[:] = gain * torch.eye(2 * count)
+        for distance, rotation in enumerate(queries, start=1):
+            cos, sin = (distance * frequencies).cos().diag(), (distance * frequencies).sin().diag()
+            rotation[:] = gain * torch.cat((torch.cat((cos, sin), 1), torch.cat((-sin, cos), 1)))
 
     def prefill(self, ids: Tensor, cache: Tensor) -> Tensor:
         """Map ids (B, T) int64 to the logits of the last position, (B, V), and fill the KV cache.

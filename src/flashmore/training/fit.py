@@ -17,7 +17,7 @@ LARGE = 20_000
 MUON_STEPS = 1100
 """Steps for such lists with Muon, which needs fewer than AdamW; each takes longer."""
 FEW = 500
-"""Below this number of items, n-grams are the better teachers, and dropout is highest."""
+"""Below this number of items, n-grams are the better teachers."""
 SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
 """Share of the soft targets."""
 TEACHERS = 3
@@ -64,7 +64,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
     if "eval_interval" in missing:
         values["eval_interval"] = max(1, min(250, math.ceil(values["max_steps"] / EVALUATIONS)))
-    of_other_models = {"n_layer", "n_embd", "dropout"} - spec.options
+    of_other_models = {"n_layer", "n_embd", "init", "dropout"} - spec.options
     told = [
         f"{name.replace('_', '-')} {_shown(values[name])}" for name in missing if name not in of_other_models
     ]
@@ -74,10 +74,15 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
 
 
 def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
-    """Short lists are memorised quickly: dropout delays that, and small batches make more updates of them."""
+    """Short lists are memorised quickly: dropout delays that, and small batches make more updates of them.
+
+    These are too few to find attention to the previous characters, so the model starts with it.
+    """
     values: dict[str, Any] = {"batch_size": 32 if items < 1000 else 64}
+    if spec.has("init"):
+        values["init"] = "previous"
     if spec.has("dropout"):
-        values["dropout"] = 0.3 if items < FEW else 0.2 if items < 5000 else 0.1
+        values["dropout"] = 0.2 if items < 3000 else 0.1
     if spec.muon:
         values["learning_rate"] = 4e-3 if items < 1000 else 6e-3
     return values
