@@ -30,7 +30,7 @@ from flashmore.rules import (
 
 Activation = Literal["gelu_tanh", "gelu", "relu_squared"]
 """makemore's tanh approximation; the exact GELU; the square of ReLU."""
-Init = Literal["torch", "gpt2", "zero_residual", "previous"]
+Init = Literal["torch", "gpt2", "zero_residual", "previous_token"]
 """PyTorch's defaults, as in makemore; GPT-2's; PyTorch's defaults with small embeddings and zero-initialised
 residual projections; PyTorch's defaults with heads that attend to the previous positions."""
 EVERY_OPTION = frozenset(

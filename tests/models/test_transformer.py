@@ -176,7 +176,7 @@ def test_without_bias_there_is_none() -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"n_head": 2, "n_embd": 128}, {"n_head": 1, "bias": False}])
 def test_heads_start_with_attention_to_previous_positions(changes: dict[str, Any]) -> None:
-    config = ModelConfig("transformer", 65, block_size=20, init="previous", **changes)
+    config = ModelConfig("transformer", 65, block_size=20, init="previous_token", **changes)
     model = build(config, 0)
     assert isinstance(model, Transformer)
     block: Any = model.blocks[0]
@@ -189,7 +189,7 @@ def test_heads_start_with_attention_to_previous_positions(changes: dict[str, Any
 
 
 def test_too_few_channels_for_positions_start_as_in_pytorch() -> None:
-    small = ModelConfig("transformer", 65, block_size=20, n_embd=4, init="previous")
+    small = ModelConfig("transformer", 65, block_size=20, n_embd=4, init="previous_token")
     weights = build(small, 0).state_dict()
     for name, weight in build(replace(small, init="torch"), 0).state_dict().items():
         assert torch.equal(weights[name], weight)

@@ -36,7 +36,7 @@ def test_nothing_stays_open_and_more_items_mean_more_steps_and_less_dropout(tmp_
     assert few.max_steps < some.max_steps < many.max_steps
     assert few.dropout >= some.dropout >= many.dropout
     assert few.n_layer * few.n_embd <= many.n_layer * many.n_embd
-    assert few.init == many.init == "previous"
+    assert few.init == many.init == "previous_token"
     assert fitted(TrainConfig(file=names(tmp_path, 30), model="gru")).init == "torch"
 
 

@@ -22,7 +22,7 @@ from flashmore.models.onednn import norm, product_and_sum
 from flashmore.models.single import SingleStep
 
 PREVIOUS = 16.0
-"""For the initialisation `previous`: a score of the position that a head attends to; the others have 0."""
+"""The score that a head of `previous_token` gives to the position it attends to at first; others have 0."""
 
 
 class Dropout(nn.Module):
@@ -194,7 +194,7 @@ class Transformer(nn.Module):
         self.lm_head = nn.Linear(C, V, bias=False)
         if config.tie_weights:
             self.lm_head.weight = self.wte.weight
-        if config.init == "previous":
+        if config.init == "previous_token":
             self._attend_to_previous()
         elif config.init != "torch":
             self._initialise()
@@ -247,7 +247,8 @@ class Transformer(nn.Module):
 
         At first, positions are sines and cosines in channels without tokens; those of any two positions less
         than 2F apart are orthogonal. A query's are rotated as far as it looks back, as by rotary embeddings
-        (Su et al. 2021, https://arxiv.org/abs/2104.09864). Shape letter: F frequencies.
+        (Su et al. 2021, https://arxiv.org/abs/2104.09864). With more data, training finds such previous-token
+        heads by itself (Olsson et al. 2022, https://arxiv.org/abs/2209.11895). Shape letter: F frequencies.
         """
         C, D = self.config.n_embd, self.config.n_embd // self.config.n_head
         count = min(D, C // 4) // 2  # F

@@ -80,7 +80,7 @@ def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
     """
     values: dict[str, Any] = {"batch_size": 32 if items < 1000 else 64}
     if spec.has("init"):
-        values["init"] = "previous"
+        values["init"] = "previous_token"
     if spec.has("dropout"):
         values["dropout"] = 0.2 if items < 3000 else 0.1
     if spec.muon:
