@@ -43,10 +43,11 @@ from forks import Forked, Forks
 
 NAMES = str(Path(__file__).parent / "golden" / "names.txt")
 SMALL: dict[str, Any] = {
-    "file": NAMES, "n_layer": 1, "n_embd": 16, "n_head": 2, "max_steps": 20, "eval_interval": 10,
-    "log_interval": 1, "batch_size": 16, "learning_rate": 1e-3, "lr_schedule": "constant", "warmup_steps": 0,
-    "weight_decay": 0.1, "dropout": 0.0, "ngram_smoothing": 0.0, "optimizer": "adamw", "patience": 0,
-    "speedups": "none", "device": "cpu", "threads": 1, "attention": "flash",  # a measured choice may differ
+    "file": NAMES, "n_layer": 1, "n_embd": 16, "n_head": 2, "init": "torch", "max_steps": 20,
+    "eval_interval": 10, "log_interval": 1, "batch_size": 16, "learning_rate": 1e-3,
+    "lr_schedule": "constant", "warmup_steps": 0, "weight_decay": 0.1, "dropout": 0.0, "ngram_smoothing": 0.0,
+    "optimizer": "adamw", "patience": 0, "speedups": "none", "device": "cpu", "threads": 1,
+    "attention": "flash",  # a measured choice may differ
 }  # fmt: skip
 SLICED: dict[str, Any] = SMALL | {"slices": 4, "dropout": 0.2}
 

@@ -317,7 +317,8 @@ from flashmore.training.verify import verify
 distributed.init_process_group("fake", rank=63, world_size=64, store=FakeStore())
 config = TrainConfig(
     file=os.environ["NAMES"], n_layer=1, n_embd=16, n_head=2, batch_size=128, max_steps=9, optimizer="adamw",
-    dropout=0.0, ngram_smoothing=0.0, learning_rate=1e-3, warmup_steps=0, weight_decay=0.1, eval_interval=9,
+    dropout=0.0, init="torch", ngram_smoothing=0.0, learning_rate=1e-3, warmup_steps=0, weight_decay=0.1,
+    eval_interval=9,
 )
 corpus = read_corpus(config)
 model = replace(resolve_model(config, corpus), attention="sdpa")
