@@ -1,5 +1,6 @@
 """An evaluation is the mean over all characters, whatever the batches that it is made in."""
 
+from collections import Counter
 from contextlib import nullcontext
 from functools import partial
 
@@ -13,6 +14,7 @@ from flashmore.memory import LARGEST_TENSOR
 from flashmore.models.config import ModelConfig
 from flashmore.models.registry import build
 from flashmore.specs import models
+from flashmore.training import dataset
 from flashmore.training.dataset import ItemDataset
 from flashmore.training.step import mean_loss
 from flashmore.training.trainer import evaluate
@@ -56,6 +58,28 @@ def one_by_one(model: nn.Module, ids: Tensor, targets: Tensor, items: list[str])
     characters = [len(item) + 1 for item in items]
     total = sum(losses[item] * count for item, count in zip(items, characters, strict=True))
     return total / sum(characters)
+
+
+def test_of_a_huge_part_the_same_items_are_evaluated_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alphabet = Vocabulary.from_items([chr(97 + number) for number in range(20)])
+    items = [
+        chr(97 + number % 20) * (1 + number // 20 % 3) for number in range(1200)
+    ]  # 3 positions on average
+    data = ItemDataset(encode_items(items, alphabet, 8, "cpu"))
+
+    def evaluated() -> list[list[int]]:
+        batches = (make() for make in data.evaluation(lambda _: 50))
+        return [row[row >= 0].tolist() for batch in batches for row in batch.targets]
+
+    whole = evaluated()
+    assert len(whole) == len(items)
+    monkeypatch.setattr(dataset, "MOST_EVALUATED", 900)
+    sample = evaluated()
+    assert sample == evaluated()
+    assert len(sample) == 300
+    counts = Counter(map(tuple, sample))
+    assert not counts - Counter(map(tuple, whole)), "an item is evaluated more than once"
+    assert {row[0] for row in sample} == {row[0] for row in whole}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

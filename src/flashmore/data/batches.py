@@ -19,7 +19,7 @@ from flashmore.errors import ConfigError, DataError
 IGNORE = -1
 """Target of padding positions, which the loss ignores."""
 MOST_EVALUATED = 2**20
-"""Most positions per evaluation of a long text, which bounds its time; smaller parts are read completely."""
+"""Most positions per evaluation, which bounds its time; smaller parts are read completely."""
 _AT_ONCE = 2**16
 """Items encoded together: intermediate results of all at once would need more memory than the result."""
 _ORDER, _EVALUATION = 0, 1

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flashmore.backends.packed import Segments
-from flashmore.data.batches import IGNORE, BatchOrder, Sequences, StoredSequences, Windows
+from flashmore.data.batches import IGNORE, MOST_EVALUATED, BatchOrder, Sequences, StoredSequences, Windows
 from flashmore.models.ngram import Ngrams
 
 SMOOTHING_ORDER = 5
@@ -147,12 +147,19 @@ class ItemDataset:
         """All data once, in batches of rows, each to be called: a rank makes only its own.
 
         Items are sorted by length and padded to the longest of their batch. No item is shorter than half of
-        that, so a single long item does not pad many short ones.
+        that, so a single long item does not pad many short ones. Of a part with more than `MOST_EVALUATED`
+        positions, it is a fixed random sample of items.
 
         Args:
             rows: maps a row length to the number of rows that fit in memory.
         """
-        lengths, order = self.sequences.lengths.cpu().sort(descending=True, stable=True)
+        lengths, items = self.sequences.lengths.cpu(), torch.arange(len(self.sequences.lengths))
+        if (positions := int(lengths.sum())) > MOST_EVALUATED:
+            count = max(1, len(items) * MOST_EVALUATED // positions)
+            drawn = np.random.default_rng(0).choice(len(items), size=count, replace=False)
+            items = torch.from_numpy(np.sort(drawn))
+        lengths, order = lengths[items].sort(descending=True, stable=True)
+        order = items[order]
         start = 0
         while start < len(order):
             longest = int(lengths[start])
