@@ -153,6 +153,9 @@ class OptimConfig:
     """AdamW's decay rate for the second moment."""
     ngram_smoothing: OpenFloat = BY_PRESET
     """Weight of an n-gram model's predictions in the targets, to reduce overfitting; 0 disables it."""
+    ngram_items: OpenFloat = BY_PRESET
+    """Share of each training batch that is sampled from an n-gram model of the training items, to reduce
+    overfitting; 0 disables it."""
     teacher: tuple[str, ...] = ()
     """Distillation: finished runs on the same items, whose mean predictions become part of the targets."""
     teachers: OpenInt = BY_PRESET
@@ -288,7 +291,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             self._require(name, lambda n: least <= n <= most, f"a whole number from {least} to {most:,}")  # noqa: B023
         for name in ("grad_clip", "weight_decay"):
             self._require(name, lambda x: 0 <= x <= LARGEST_FACTOR, f"a number from 0 to {LARGEST_FACTOR:g}")
-        for name in ("dropout", "attention_dropout", "beta1", "beta2", "ngram_smoothing"):
+        for name in ("dropout", "attention_dropout", "beta1", "beta2", "ngram_smoothing", "ngram_items"):
             self._require(name, lambda x: 0 <= x < 1, "at least 0 and below 1")
         for name in ("learning_rate", "muon_learning_rate"):
             valid = f"above 0 and at most {LARGEST_FACTOR:g}, for example 1e-3"
@@ -320,11 +323,13 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
             raise ConfigError(
                 "a preset for --mode text", "--preset names-long, which needs --mode items", valid
             )
-        if self.weight is not None and (self.column is None or self.ngram_smoothing):
+        if self.weight is not None:
             if self.column is None:
                 raise ConfigError("--column with --weight", "no --column", "use both, or omit --weight")
-            found = "--weight, which n-grams do not support"
-            raise ConfigError("--ngram-smoothing without weights", found, "one of the two options")
+            for name in ("ngram_smoothing", "ngram_items"):
+                if getattr(self, name):
+                    found = "--weight, which n-grams do not support"
+                    raise ConfigError(f"{option_of(name)} without weights", found, "one of the two options")
         if self.teacher or self.teachers:
             self._require_teachable()
         if self.mode == "text" and self.file == Path("-"):
@@ -394,8 +399,9 @@ DEFAULTS: dict[str, Any] = {
     "activation": "gelu_tanh", "bias": True, "tie_weights": False, "init": "torch", "dropout": 0.0,
     "max_steps": 2000, "batch_size": 32, "learning_rate": 2e-3, "optimizer": "adamw",
     "muon_learning_rate": 0.02, "lr_schedule": "cosine", "min_lr_ratio": 0.01, "warmup_steps": 100,
-    "beta2": 0.99, "ngram_smoothing": 0.0, "teachers": 0, "weight_decay": 0.01, "decay_on": "matrices",
-    "grad_clip": 1.0, "dtype": "float32", "eval_interval": 250, "patience": 0,
+    "beta2": 0.99, "ngram_smoothing": 0.0, "ngram_items": 0.0, "teachers": 0,
+    "weight_decay": 0.01, "decay_on": "matrices", "grad_clip": 1.0, "dtype": "float32",
+    "eval_interval": 250, "patience": 0,
 }  # fmt: skip
 """Defaults of every preset and model."""
 SIZES = ("attention", "attention_dropout", "n_head", "n_layer", "n_embd", "dropout")
@@ -404,7 +410,7 @@ MODEL_OPTIONS = (*SIZES, "activation", "bias", "tie_weights", "init")
 """Options that not every model has."""
 OPEN = (
     "n_layer", "n_embd", "dropout", "init", "optimizer", "max_steps", "batch_size", "learning_rate",
-    "ngram_smoothing", "weight_decay", "warmup_steps", "eval_interval", "teachers",
+    "ngram_smoothing", "ngram_items", "weight_decay", "warmup_steps", "eval_interval", "teachers",
 )  # fmt: skip
 """Options that the preset `names` fits to the items; `names-long` fits those that are open in it."""
 CHANGEABLE = (
@@ -432,8 +438,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "names": {"patience": 5, "teachers": 0},
     # Found by the experiments in docs/log.md, on names held out of the training part.
     "names-long": {
-        "optimizer": "muon", "dropout": BY_PRESET, "ngram_smoothing": BY_PRESET, "teachers": BY_PRESET,
-        "max_steps": 4000, "eval_interval": 250,
+        "optimizer": "muon", "dropout": BY_PRESET, "ngram_smoothing": BY_PRESET, "ngram_items": BY_PRESET,
+        "teachers": BY_PRESET, "max_steps": 4000, "eval_interval": 250,
     },
     "makemore": {
         "activation": "gelu_tanh", "max_steps": 15_000, "batch_size": 32, "learning_rate": 5e-4,
@@ -499,7 +505,7 @@ def ineffective(config: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if config.lr_schedule != "cosine":
         yield "min_lr_ratio", "--lr-schedule cosine", f"--lr-schedule {config.lr_schedule}"
     if config.mode == "text":
-        for name in ("column", "ngram_smoothing", "teacher", "teachers"):
+        for name in ("column", "ngram_smoothing", "ngram_items", "teacher", "teachers"):
             yield name, "--mode items", "--mode text"
     else:
         for name in ("block_size", "vocab_size"):

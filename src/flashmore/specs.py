@@ -157,7 +157,7 @@ _MODELS = (
         "a table of the next character given the last one",
         page=True,
         options=frozenset(),
-        training={"learning_rate": 5e-2, "weight_decay": 0.0, "ngram_smoothing": 0.0},
+        training={"learning_rate": 5e-2, "weight_decay": 0.0, "ngram_smoothing": 0.0, "ngram_items": 0.0},
         kept=lambda _: 0,
     ),
     ModelSpec(

@@ -153,6 +153,7 @@ def test_a_prepared_list_trains_resumes_and_generates(
         (("train", "LIST", "--split", "makemore"), "'makemore'"),
         (("train", "LIST", "--split", "99/1/0", "--split-seed", 4), "0"),
         (("train", "LIST", "--ngram-smoothing", 0.4), "--ngram-smoothing 0.4"),
+        (("train", "LIST", "--ngram-items", 0.5), "--ngram-items 0.5"),
         (("bench", "step", "LIST"), "a prepared list"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from flashmore.data import batches
-from flashmore.data.batches import IGNORE, BatchOrder, encode_items
+from flashmore.data.batches import IGNORE, BatchOrder, MixedOrder, encode_items
 from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.errors import ConfigError, DataError
 
@@ -161,3 +161,15 @@ def test_equal_weights_give_every_item_once_an_epoch(sizes: tuple[int, int], see
     count, _ = sizes
     order = BatchOrder(count, count, seed, [0.3] * count)
     assert sorted(order.indices(3).tolist()) == list(range(count))
+
+
+@given(SIZES, st.integers(1, 50), st.floats(0, 1, exclude_max=True), st.integers(0, 9))
+def test_a_mixed_batch_has_a_share_of_the_other_items(
+    sizes: tuple[int, int], others: int, share: float, step: int
+) -> None:
+    count, batch = sizes
+    indices = MixedOrder(count, others, batch, share, 3407).indices(step)
+    rows = min(round(batch * share), batch - 1)
+    assert torch.equal(indices[: batch - rows], BatchOrder(count, batch - rows, 3407).indices(step))
+    assert ((count <= indices[batch - rows :]) & (indices[batch - rows :] < count + others)).all()
+    assert len(indices) == batch

@@ -9,11 +9,12 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.random import RandomState
 from torch import Tensor
 
 from flashmore.config import TrainConfig
 from flashmore.data.batches import IGNORE, Sequences, encode_items
-from flashmore.data.vocabulary import Vocabulary
+from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.models.config import ModelConfig
 from flashmore.models.ngram import LONGEST, NgramModel, Ngrams
 from flashmore.models.registry import build
@@ -96,6 +97,54 @@ def test_the_best_order_has_the_lowest_loss_on_the_held_out_items() -> None:
     best = Ngrams(encoded(*NAMES), V).best(encoded(*held_out))
     assert best.order == losses.index(min(losses)) + 1
     assert best.loss == pytest.approx(min(losses))
+
+
+@pytest.mark.parametrize("order", [1, 3, LONGEST])
+def test_samples_follow_the_distributions_of_the_model(order: int) -> None:
+    ngrams, context = Ngrams(encoded(*NAMES), V), 1 + max(map(len, NAMES))
+    ids = ngrams.sample(order, 20_000, context, RandomState(1))
+    assert torch.equal(ids, ngrams.sample(order, 20_000, context, RandomState(1)))
+    assert (ids[:, -1] == EOS).all()
+    model = NgramModel(ngrams, order)
+    for item in ("", "a", "an"):
+        drawn = encoded(*VOCABULARY.decode_rows(ids.numpy()), item)
+        length = len(item) + 1
+        alike = (drawn.ids[:, :length] == drawn.ids[-1, :length]).all(1) & (drawn.lengths >= length)
+        following = drawn.targets[:-1, length - 1][alike[:-1]].long()
+        found = torch.bincount(following, minlength=V) / len(following)
+        wanted = model(drawn.ids[-1:, :length].long())[0, -1].exp()
+        # Those without EOS within the context are dropped, so shorter items are a little more frequent.
+        assert (found - wanted).abs().max() < 4 / math.sqrt(len(following)) + 0.02
+
+
+def test_sampled_items_are_a_share_of_each_batch_and_not_counted() -> None:
+    sampled = ("annabel", "bell", "sanna")
+    sequences, ngrams = encoded(*NAMES, *sampled), Ngrams(encoded(*NAMES), V)
+    soft = partial(ngram_targets, vocab_size=V, sampled=len(sampled))
+    data = ItemDataset(sequences, 8, seed=1, soft=soft, sampled=len(sampled), share=0.25)
+    own = ngrams.left_out(SMOOTHING_ORDER)
+    after = ngrams.after(encoded(*sampled).ids.long(), SMOOTHING_ORDER)
+    after = after[encoded(*sampled).targets != IGNORE]
+    every = torch.split(torch.cat((own, after)), sequences.lengths.tolist())
+    for step in range(3):
+        indices = data.order.indices(step)
+        assert (indices < len(NAMES)).sum() == 6
+        batch = data.batch(step, "packed")
+        assert batch.soft_targets is not None
+        assert torch.equal(batch.soft_targets, torch.cat([every[index] for index in indices.tolist()]))
+
+
+def test_the_targets_of_sampled_items_are_the_distributions_alone() -> None:
+    sampled, weight = ("annabel", "bell", "sanna"), 0.3
+    sequences = encoded(*NAMES, *sampled)
+    soft = partial(ngram_targets, vocab_size=V, sampled=len(sampled), weight=weight)
+    data = ItemDataset(sequences, 8, soft=soft, sampled=len(sampled), share=0.5)
+    batch = data.batch(0, "trimmed")
+    assert batch.soft_targets is not None
+    mixed = weight * batch.soft_targets + (1 - weight) * F.one_hot(batch.targets.clamp(min=0), V)
+    after = Ngrams(encoded(*NAMES), V).after(batch.ids[4:], SMOOTHING_ORDER)
+    real = batch.targets[4:] != IGNORE
+    torch.testing.assert_close(mixed[4:][real], after[real])
 
 
 @pytest.mark.parametrize("form", ["padded", "trimmed", "packed"])

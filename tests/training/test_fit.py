@@ -47,6 +47,7 @@ def test_what_is_given_stays(tmp_path: Path, name: str) -> None:
         "dropout": 0.05,
         "learning_rate": 0.5,
         "ngram_smoothing": 0.25,
+        "ngram_items": 0.25,
         "weight_decay": 0.25,
         "optimizer": "adamw",
         "init": "gpt2",
@@ -71,14 +72,15 @@ def test_names_long_has_soft_targets_wherever_n_grams_can_give_them(tmp_path: Pa
     config = TrainConfig(file=names(tmp_path, 800), preset="names-long", teachers=0)
     corpus = read_corpus(config)
     chosen, told = fit(config, corpus)
-    assert chosen == replace(config, dropout=0.1, ngram_smoothing=SMOOTHING)
-    assert told == (f"for {corpus.items} items: dropout 0.1, ngram-smoothing {SMOOTHING:g}",)
+    assert chosen == replace(config, dropout=0.1, ngram_smoothing=SMOOTHING, ngram_items=0.0)
+    shown = f"dropout 0.1, ngram-smoothing {SMOOTHING:g}, ngram-items 0"
+    assert told == (f"for {corpus.items} items: {shown}",)
     table = tmp_path / "weighted.csv"
     lines = ["name,count", *(f"{item},{len(item)}" for item in corpus.split.train)]
     table.write_text("\n".join(lines), encoding="utf-8")
     weighted = TrainConfig(file=table, column="name", weight="count", preset="names-long")
     assert fit(weighted, read_corpus(weighted))[0] == replace(
-        weighted, dropout=0.1, ngram_smoothing=0.0, teachers=0
+        weighted, dropout=0.1, ngram_smoothing=0.0, ngram_items=0.0, teachers=0
     )
 
 

@@ -43,6 +43,10 @@ class Sequences:
         """The same on another device."""
         return Sequences(self.ids.to(device), self.targets.to(device), self.lengths.to(device))
 
+    def __getitem__(self, rows: slice) -> "Sequences":
+        """Some of them, without copying."""
+        return Sequences(self.ids[rows], self.targets[rows], self.lengths[rows])
+
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Gather the batch of `indices` (B,), int64 on any device: ids (B, T) and targets (B, T), int64."""
         chosen = indices.to(self.ids.device)
@@ -170,6 +174,29 @@ class BatchOrder:
             shuffled = generator.permuted(epochs, axis=1)
             self._number, self._order = number, torch.from_numpy(shuffled.reshape(-1))
         return self._order
+
+
+class MixedOrder:
+    """The same for batches whose last rows are of other items, which are numbered after the N = `count`.
+
+    Args:
+        count: N.
+        others: number of the other items; at least 1.
+        batch: B.
+        share: of the other items in a batch, rounded to whole items; some of the N remain.
+        seed: of both orders.
+    """
+
+    def __init__(self, count: int, others: int, batch: int, share: float, seed: int) -> None:
+        rows = min(round(batch * share), batch - 1)
+        self.batch_size, self._count = batch, count
+        self._own = BatchOrder(count, batch - rows, seed)
+        self._others = BatchOrder(others, rows, seed) if rows else None
+
+    def indices(self, step: int) -> Tensor:
+        """As of `BatchOrder`."""
+        own = self._own.indices(step)
+        return own if self._others is None else torch.cat((own, self._others.indices(step) + self._count))
 
 
 class Windows:

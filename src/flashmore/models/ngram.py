@@ -7,13 +7,15 @@ Shape letters: N items, T positions, P positions of all items, V vocabulary.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Self
 
 import torch
+from numpy.random import RandomState
 from torch import Tensor, nn
 
 from flashmore.data.batches import IGNORE, Sequences, encode_items
-from flashmore.data.vocabulary import Vocabulary
+from flashmore.data.vocabulary import EOS, Vocabulary
 from flashmore.models.config import ModelConfig
 
 AT_ONCE = 2**20
@@ -122,7 +124,7 @@ class Ngrams:
         order = min(range(LONGEST), key=losses.__getitem__)
         return NgramLoss(order + 1, losses[order])
 
-    def _contexts_of(self, history: list[Tensor]) -> Iterator[Tensor]:
+    def _contexts_of(self, history: Sequence[Tensor]) -> Iterator[Tensor]:
         """The contexts (P,) of the lengths 0 to `LONGEST` - 1 before positions; -1 for unseen ones."""
         contexts = torch.zeros_like(history[0])
         yield contexts
@@ -161,10 +163,42 @@ class Ngrams:
         Returns:
             (N, T, V) float32.
         """
-        history = [each.flatten() for each in _shifted(ids, self.vocab_size)]
-        contexts = list(self._contexts_of(history))[:order]
+        before = torch.stack(_shifted(ids, self.vocab_size)[: max(1, order - 1)]).flatten(1)
+        return self._after(before, order).view(*ids.shape, self.vocab_size)
+
+    def _after(self, before: Tensor, order: int) -> Tensor:
+        """The distributions (P, V) after characters (order - 1, P), the last one first."""
+        known, rows = torch.unique(before, dim=1, return_inverse=True)  # most occur often
+        contexts = list(islice(self._contexts_of([*known]), order))
         nothing = torch.zeros_like(contexts[0])
-        return self._distributions(contexts, nothing, [nothing] * order).view(*ids.shape, self.vocab_size)
+        return self._distributions(contexts, nothing, [nothing] * order)[rows]
+
+    def sample(self, order: int, count: int, context: int, numbers: RandomState) -> Tensor:
+        """Sequences drawn from the model of an order, each until EOS.
+
+        Args:
+            count: how many to begin; those without EOS within the context are dropped.
+            context: T.
+            numbers: random numbers.
+
+        Returns:
+            (N, T) int64 on the CPU: the ids after BOS, then EOS to the end.
+        """
+        own = torch.from_numpy(numbers.random_sample((context, count)))
+        ids = torch.full((context, count), EOS)
+        going = torch.arange(count)  # (G,) those before EOS
+        before = torch.full((max(1, order - 1), count), self.vocab_size)  # the last character first
+        before[0] = EOS  # BOS has the same id
+        for position, number in enumerate(own):
+            sums = self._after(before, order).double().cumsum(-1)  # (G, V)
+            drawn = torch.searchsorted(sums, number[going, None] * sums[:, -1:], right=True).squeeze(1)
+            ids[position, going] = drawn.clamp_(max=self.vocab_size - 1)
+            unfinished = drawn != EOS
+            going, before = going[unfinished], torch.cat((drawn[None], before[:-1]))[:, unfinished]
+            if not len(going):
+                break
+        ended = torch.ones(count, dtype=torch.bool).index_fill_(0, going, False)
+        return ids.T[ended]
 
     def _distributions(self, contexts: list[Tensor], own: Tensor, removed: list[Tensor]) -> Tensor:
         """The distributions (P, V) after contexts of the lengths 0 to order - 1, -1 for unseen ones.

@@ -17,13 +17,19 @@ from flashmore.data.stored_items import EVALUATED, OpenItems, Rows, StoredItems,
 from flashmore.data.vocabulary import Vocabulary
 from flashmore.errors import ConfigError, RunError
 from flashmore.files import INTACT, disk_errors
+from flashmore.generation.draw import random_numbers
+from flashmore.models.ngram import Ngrams
 from flashmore.runs import Run
-from flashmore.training.dataset import Dataset, ItemDataset, TextDataset, ngram_targets
+from flashmore.training.dataset import SMOOTHING_ORDER, Dataset, ItemDataset, TextDataset, ngram_targets
 from flashmore.training.distillation import kept_teachers, predictions
 from flashmore.training.memory import require_memory_for_items
 
 CONTEXT = 256
 """Default window length."""
+SAMPLED = 20
+"""Items that are sampled from n-grams for each training item, """
+MOST_SAMPLED = 2**24
+"""and the most numbers in the soft targets of the sampled ones, 64 MB."""
 MOST_SMOOTHED = 2**26
 """Most numbers in the soft targets of a training part, 256 MB."""
 EXAMINED = 200_000
@@ -70,6 +76,15 @@ class Corpus:
         in_memory = self.split.weights is None and self.stored is None
         return in_memory and self.positions * self.vocab_size <= MOST_SMOOTHED
 
+    def sampled(self, items: tuple[str, ...], seed: int) -> list[str]:
+        """Items sampled from the n-grams of others, for distillation (Kim and Rush 2016,
+        https://arxiv.org/abs/1606.07947, section 3.2, with an n-gram model as the teacher)."""
+        V, T = self.vocab_size, self.block_size
+        count = max(1, min(SAMPLED * len(items), MOST_SAMPLED // (T * V)))
+        ngrams = Ngrams(encode_items(items, self.vocabulary, T, "cpu"), V)
+        ids = ngrams.sample(SMOOTHING_ORDER, count, T, random_numbers(seed))
+        return self.vocabulary.decode_rows(ids.numpy())
+
     def datasets(
         self,
         config: TrainConfig,
@@ -94,6 +109,7 @@ class Corpus:
                 return None
             require_memory_for_items(len(items), self.block_size)
             soft = None
+            sampled = self.sampled(items, seed) if part == "train" and config.ngram_items else []
             if part == "train" and config.soft_weight:
                 asked = config.teacher_option or "--ngram-smoothing"
                 if not self.smoothable:
@@ -102,12 +118,17 @@ class Corpus:
                         f"{self.positions:,} times {self.vocab_size:,}",
                         f"no {asked}, or fewer items",
                     )
-                soft = partial(ngram_targets, vocab_size=self.vocab_size)
+                soft = partial(
+                    ngram_targets,
+                    vocab_size=self.vocab_size,
+                    sampled=len(sampled),
+                    weight=config.soft_weight,
+                )
                 if teachers:
                     soft = partial(predictions, teachers=teachers)
-            sequences = encode_items(items, self.vocabulary, self.block_size, device)
+            sequences = encode_items((*items, *sampled), self.vocabulary, self.block_size, device)
             weights: tuple[float, ...] | None = getattr(split.weights, part, None)
-            return ItemDataset(sequences, batch_size, seed, weights, soft)
+            return ItemDataset(sequences, batch_size, seed, weights, soft, len(sampled), config.ngram_items)
 
         def windows(ids: Ids, bounds: tuple[int, int]) -> Dataset | None:
             if bounds[0] == bounds[1]:
@@ -129,6 +150,9 @@ class Corpus:
                 asked = config.teacher_option or f"--ngram-smoothing {config.ngram_smoothing:g}"
                 valid = "omit it" if config.distilled else "--ngram-smoothing 0"
                 raise ConfigError("no soft targets for a prepared list", asked, valid)
+            if config.ngram_items:
+                asked = f"--ngram-items {config.ngram_items:g}"
+                raise ConfigError("no sampled items for a prepared list", asked, "--ngram-items 0")
             opened = self.opened or self.stored.open()
             found = {name: rows(opened, self.stored, name) for name in PARTS}
             described = ", ".join(f"{len(getattr(opened, name).starts):,} {name}" for name in PARTS)

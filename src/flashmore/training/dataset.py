@@ -11,10 +11,19 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flashmore.backends.packed import Segments
-from flashmore.data.batches import IGNORE, MOST_EVALUATED, BatchOrder, Sequences, StoredSequences, Windows
+from flashmore.data.batches import (
+    IGNORE,
+    MOST_EVALUATED,
+    BatchOrder,
+    MixedOrder,
+    Sequences,
+    StoredSequences,
+    Windows,
+)
 from flashmore.models.ngram import Ngrams
 
 SMOOTHING_ORDER = 5
@@ -66,9 +75,24 @@ class Batch:
                 torch._dynamo.mark_dynamic(tensor, 0)
 
 
-def ngram_targets(items: Sequences, vocab_size: int) -> Tensor:
-    """For every position of every item, the distribution of n-grams that did not count it: (P, V)."""
-    return Ngrams(items, vocab_size).left_out(SMOOTHING_ORDER)
+def ngram_targets(items: Sequences, vocab_size: int, sampled: int = 0, weight: float = 1.0) -> Tensor:
+    """For every position of every item, the distribution of n-grams that did not count it: (P, V).
+
+    Args:
+        sampled: how many of the items, the last ones, were sampled from the n-grams and are not counted.
+        weight: of soft targets in the loss; the rest is the character that follows. For sampled items the sum
+            of both has to be the distribution, so the character is subtracted, which can make them negative.
+    """
+    counted = len(items.lengths) - sampled
+    ngrams = Ngrams(items[:counted], vocab_size)
+    own = ngrams.left_out(SMOOTHING_ORDER)
+    if not sampled:
+        return own
+    others = items[counted:]
+    real = others.targets != IGNORE
+    after = ngrams.after(others.ids.long(), SMOOTHING_ORDER)[real]  # (P, V)
+    following = F.one_hot(others.targets[real].long(), vocab_size)
+    return torch.cat((own, (after - (1 - weight) * following) / weight))
 
 
 class ItemDataset:
@@ -80,6 +104,8 @@ class ItemDataset:
         weights: of the items; None if they are equal.
         soft: makes a distribution, (P, V), for each of the P positions with a target, one item after another,
             for batches with soft targets; None for batches without. Called once.
+        sampled: how many of the sequences, the last ones, were sampled from a model.
+        share: of these in a batch.
     """
 
     def __init__(
@@ -89,10 +115,17 @@ class ItemDataset:
         seed: int = 0,
         weights: Sequence[float] | None = None,
         soft: Callable[[Sequences], Tensor] | None = None,
+        sampled: int = 0,
+        share: float = 0.0,
     ) -> None:
         self.sequences = sequences
         self.soft = soft
-        self.order = BatchOrder(len(sequences.lengths), batch_size, seed, weights)
+        count = len(sequences.lengths) - sampled
+        self.order = (
+            MixedOrder(count, sampled, batch_size, share, seed)
+            if sampled
+            else BatchOrder(count, batch_size, seed, weights)
+        )
         self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64, device="cpu")
 
     @property

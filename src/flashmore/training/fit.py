@@ -16,10 +16,10 @@ LARGE = 20_000
 """From this number of items on, the number of steps no longer grows with the list."""
 MUON_STEPS = 1100
 """Steps for such lists with Muon, which needs fewer than AdamW; each takes longer."""
-FEW = 500
-"""Below this number of items, n-grams are the better teachers."""
-SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
+SMOOTHING = 0.4
 """Share of the soft targets."""
+FEW, NGRAM_ITEMS = 500, 0.5
+"""Below this number of items, the share of sampled ones in each batch."""
 TEACHERS = 3
 """Teachers of `names-long`; with them it needs no dropout."""
 FEWEST_STEPS = 30
@@ -37,19 +37,20 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     if not missing:
         return config, ()
     items, spec = corpus.items, model_spec(config.model)
-    smoothing = SMOOTHING_OF_FEW if items < FEW else SMOOTHING
     teachers = config.teachers
     if "teachers" in missing:
         possible = corpus.smoothable and not (config.teacher or config.read_once or world_size() > 1)
         teachers = TEACHERS if config.preset == "names-long" and possible else 0
     distilled = bool(config.teacher or teachers)
-    if distilled or not corpus.smoothable:
-        smoothing = 0.0
-    values = {**DEFAULTS, "ngram_smoothing": smoothing, **spec.training, "teachers": teachers}
+    values = {**DEFAULTS, "teachers": teachers}
+    if corpus.smoothable and not distilled:
+        values |= {"ngram_smoothing": SMOOTHING, "ngram_items": NGRAM_ITEMS if items < FEW else 0.0}
+    values |= spec.training
     if spec.muon:
         values["optimizer"] = "muon"
     if items < LARGE:
-        values |= _for_few(items, spec)
+        sampled = values["ngram_items"] if config.ngram_items is None else config.ngram_items
+        values |= _for_few(items, spec, sampled=sampled > 0)
     if config.preset == "names-long":
         values["dropout"] = 0.0 if distilled else 0.1
     values |= {name: getattr(config, name) for name in OPEN if name not in missing}
@@ -59,7 +60,8 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     elif items < LARGE and "max_steps" in missing:
         passes = 3 if items < 5000 else 2
         passes *= 1 if muon else 4  # AdamW needs more steps
-        values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / values["batch_size"]))
+        own = values["batch_size"] * (1 - values["ngram_items"])
+        values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / own))
     if "warmup_steps" in missing:
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
     if "eval_interval" in missing:
@@ -73,7 +75,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     )
 
 
-def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
+def _for_few(items: int, spec: ModelSpec, *, sampled: bool) -> dict[str, Any]:
     """Short lists are memorised quickly: dropout delays that, and small batches make more updates of them.
 
     These are too few to find attention to the previous characters, so the model starts with it.
@@ -82,7 +84,7 @@ def _for_few(items: int, spec: ModelSpec) -> dict[str, Any]:
     if spec.has("init"):
         values["init"] = "previous_token"
     if spec.has("dropout"):
-        values["dropout"] = 0.2 if items < 3000 else 0.1
+        values["dropout"] = 0.05 if sampled else 0.2 if items < 3000 else 0.1
     if spec.muon:
         values["learning_rate"] = 4e-3 if items < 1000 else 6e-3
     return values
