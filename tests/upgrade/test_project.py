@@ -347,3 +347,72 @@ def test_the_search_of_this_project_needs_no_git(tmp_path: Path) -> None:
         {"deep/disc.py": made("disc")["disc.py"], "train.py": "from deep.disc import Disc\n" + CALLED},
     )
     assert refused(tmp_path / "deep" / "disc.py") == {"disc.py"}
+
+
+VIEWED = """import torch
+
+def flat(model, x):
+    out = model(x)
+    return torch.autograd.grad(out.sum(), x)[0].view(-1)
+"""
+SCALE = """import torch
+
+class Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return (gradient.view(-1) * 2).view(gradient.shape)
+"""
+LAYOUTS = {
+    "what is differentiated": {"train.py": "from disc import Disc\n" + VIEWED + "\nflat(Disc(), 1)\n"},
+    "a Function": {
+        "ops.py": SCALE,
+        "train.py": "from disc import Disc\nfrom ops import Scale\n\nDisc()(Scale.apply(x))\n",
+    },
+    "a hook of a layer": {
+        "train.py": "from disc import Disc\n\ndef flat(layer, given, of):\n    return given[0].view(-1)\n\n"
+        "def main(x):\n    Disc().register_full_backward_hook(flat)\n"
+    },
+}
+PROJECTED = """import torch
+from torch import nn
+
+class Disc(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return (q @ k.transpose(-2, -1)).softmax(-1) @ v
+"""
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_who_may_read_how_a_gradient_is_laid_out_is_an_assumption(tmp_path: Path, case: str) -> None:
+    tree(tmp_path, made("disc") | LAYOUTS[case])
+    (site,) = sites(tmp_path).values()
+    assert site.verdict == "rewritten"
+    (assumed,) = [each for each in site.assumptions if "laid out" in each]
+    assert re.search(
+        r"\.py, line \d+ \(.*\).* does not read how the gradient of `k` or `q` or `v` is", assumed
+    )
+
+
+@pytest.mark.parametrize("case", LAYOUTS)
+def test_gradients_before_projections_are_laid_out_as_before(tmp_path: Path, case: str) -> None:
+    tree(tmp_path, {"disc.py": PROJECTED} | LAYOUTS[case])
+    assert not any("laid out" in each for each in sites(tmp_path)["disc.py"].assumptions)
+
+
+def test_a_layout_that_is_read_elsewhere_says_nothing_of_others(tmp_path: Path) -> None:
+    tree(
+        tmp_path,
+        made("disc", "other") | {"train.py": "from other import Other\n" + VIEWED + "\nflat(Other(), 1)\n"},
+    )
+    found = sites(tmp_path)
+    assert any("laid out" in each for each in found["other.py"].assumptions)
+    assert found["disc.py"].assumptions == ()

@@ -83,7 +83,8 @@ class Site:
     which the fused branch runs, None where it always runs. `assumptions` are what the rewriting takes for
     granted, `notes` what it leaves for somebody to look at, both in words. `cell` is the number of a
     notebook's cell, in which the lines count; edits count in the whole source. `uncalled` names the
-    attributes of layers that the rewriting no longer calls.
+    attributes of layers that the rewriting no longer calls, `graded` the arguments,
+    attributes and calls whose gradients it may lay out in another order of memory.
     """
 
     path: str
@@ -102,6 +103,7 @@ class Site:
     code: str = "FM001"
     cell: int | None = None
     uncalled: tuple[str, ...] = ()
+    graded: tuple[str, ...] = ()
 
     def refused(self, reason: str, advice: str) -> "Site":
         """The same place, with nothing to rewrite."""

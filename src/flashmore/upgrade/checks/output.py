@@ -27,6 +27,7 @@ from flashmore.upgrade.text import Text
 
 _CONTAINERS = {"tuple", "opaque"}
 _PASSED_ON = _CONTAINERS | {"phi", "loop", "carried", "item", "index", "element", "star", "identity"}
+ASKS_GRADIENTS = {"register_hook", "retain_grad"}
 _CALLERS = 20
 """So many functions of a file are read as callers."""
 
@@ -61,11 +62,16 @@ def _end_of_view(user: Value, text: Text) -> int | None:
 def viewed_after_a_move(flow: Flow, value: Value) -> int | None:
     """The line in which a value is viewed with its dimensions moved, so that it was not contiguous."""
     moved = [(where, user) for where, user, _, layout in _uses(flow, value) if layout and user.op in MOVES]
+    lines = (layout_told(where, each) for where, each in moved)
+    return next((line for line in lines if line is not None), None)
+
+
+def layout_told(flow: Flow, value: Value) -> int | None:
+    """The line in which something reads how a value is laid out in memory."""
     lines = (
         getattr(user.node, "lineno", 0)
-        for where, each in moved
-        for seen, user, _, layout in _uses(where, each)
-        if layout and _reads_layout(user, seen.module)
+        for where, user, _, layout in _uses(flow, value)
+        if layout and _reads_layout(user, where.module)
     )
     return next(lines, None)
 
@@ -98,9 +104,8 @@ def changed_in_place(flow: Flow, value: Value) -> int | None:
     if whole.op == "param":
         given += [
             (caller, caller.seen[argument])
-            for caller in _callers(flow)[:_CALLERS]
-            for call in _calls(caller)
-            if _is_call(call, caller, flow)
+            for caller in callers(flow)
+            for call in calls_of(caller, flow)
             for argument in call.args
             if argument in caller.seen
         ]
@@ -165,8 +170,7 @@ def _uses(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool, bool]]:
         step()
         for user in value.users:
             if user.op == "return":
-                new = (each for each in _callers(flow) if each.function not in read)
-                for caller in [*new][:_CALLERS]:
+                for caller in (each for each in callers(flow) if each.function not in read):
                     read.add(caller.function)
                     ahead += [(caller, each, shares, layout) for each in _results(caller, flow)]
                 continue
@@ -198,20 +202,20 @@ def _mentions_layout(node: ast.AST) -> bool:
     return any(isinstance(each, ast.Attribute) and each.attr in READS_LAYOUT for each in ast.walk(node))
 
 
-def _callers(flow: Flow) -> list[Flow]:
-    """The functions of the file that may call one, and look at how the result is laid out or change it."""
-    return [each for each in _flows(flow.module) if any(_is_call(call, each, flow) for call in _calls(each))]
+def callers(flow: Flow) -> list[Flow]:
+    """The functions of the file that may call one, and look at how a tensor is laid out or change it."""
+    return [each for each in _flows(flow.module) if calls_of(each, flow)][:_CALLERS]
 
 
 def _results(caller: Flow, flow: Flow) -> Iterator[Value]:
-    for call in _calls(caller):
-        if _is_call(call, caller, flow):
-            value = caller.seen[call]
-            yield from value.args if value.op == "tuple" else (value,)
+    for call in calls_of(caller, flow):
+        value = caller.seen[call]
+        yield from value.args if value.op == "tuple" else (value,)
 
 
-def _calls(flow: Flow) -> list[ast.Call]:
-    return [each for each in flow.seen if isinstance(each, ast.Call)]
+def calls_of(caller: Flow, flow: Flow) -> list[ast.Call]:
+    """What may be calls of one function in another."""
+    return [each for each in caller.seen if isinstance(each, ast.Call) and _is_call(each, caller, flow)]
 
 
 def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
@@ -275,7 +279,7 @@ def _may_matter(function: Function, names: set[str]) -> bool:
     for each in ast.walk(function):
         match each:
             case ast.Attribute(attr=name) | ast.Name(id=name):
-                if name in READS_LAYOUT or is_inplace_name(name):
+                if name in READS_LAYOUT | ASKS_GRADIENTS or is_inplace_name(name):
                     return True
             case ast.AugAssign() | ast.Subscript(ctx=ast.Store()) | ast.keyword(arg="inplace" | "out"):
                 return True

@@ -20,6 +20,8 @@ from flashmore.upgrade.notebooks.notebook import is_notebook, notebook_at
 from flashmore.upgrade.project import pins
 from flashmore.upgrade.project.definitions import Definitions, texts_around
 from flashmore.upgrade.project.files import folder_of, real
+from flashmore.upgrade.project.gradients import HINT as LAYOUT_HINT
+from flashmore.upgrade.project.gradients import layouts
 from flashmore.upgrade.project.imports import MOST_FOLLOWED, Definition, Imports, parsed
 from flashmore.upgrade.project.origins import Made, Origins
 from flashmore.upgrade.project.patched import Patched
@@ -117,14 +119,25 @@ class Project:
         names = {site.symbol.partition(".")[0]}
         if site.symbol == MODULE:  # whose lines make variables
             names = {*_WORDS.findall("\n".join(found.source.splitlines()[first - 1 : last]))}
-        through = (
+        through = [
             each for each in self.seen if any(each.made.holds(path, name, first, last) for name in names)
-        )
-        link = next(through, None)
+        ]
+        link = next((each for each in through if not each.use.layout), None)
         if link is not None and link.use.certain:
             return site.refused(reason(_said(link)), ADVICE)
         links = [*([link] if link is not None else []), *(self.links or {}).get(path, ())]
-        assumed = [f"no second derivatives are taken through it in {_said(each)}" for each in links]
+        assumed = [
+            f"no second derivatives are taken through it in {_said(each)}"
+            for each in links
+            if not each.use.layout
+        ]
+        if site.graded:
+            gradients = "the gradient of " + " or ".join(f"`{each}`" for each in site.graded)
+            assumed += [
+                f"{_said(each)} does not read how {gradients} is laid out in memory"
+                for each in [*through, *links]
+                if each.use.layout
+            ]
         return replace(site, assumptions=tuple(dict.fromkeys((*site.assumptions, *assumed, *self.limits))))
 
     def _not_compiled(self, path: Path, site: Site, found: Searched) -> str | None:
@@ -164,8 +177,8 @@ class Project:
         found = list(_uses(origins))
         self.seen = sorted((each for each in found if each.made.lines), key=lambda link: not link.use.certain)
         linked: dict[Path, list[Link]] = {}
-        for certain in (True, False):
-            some = [each for each in found if each.use.certain is certain and not each.made.known]
+        for kind in ((False, True), (False, False), (True, True)):
+            some = [e for e in found if (e.use.layout, e.use.certain) == kind and not e.made.known]
             for path, link in _reached(some, origins).items():
                 linked.setdefault(path, []).append(link)
         if imports.cut_off:
@@ -176,14 +189,15 @@ class Project:
 
 
 def _uses(origins: Origins) -> Iterator[Link]:
-    """The places of all files that take second derivatives."""
-    for path in origins.texts.matching(HINT):
-        tree = origins.tree(path)
-        for use in uses(Module(tree)) if tree is not None else ():
-            origins.imports.follow_more()
-            values, by = use.differentiated()
-            assert use.node is not None
-            yield Link(use, path, path, origins.of(path, use.node, values, by))
+    """The places of all files that take second derivatives, or read how a first one is laid out."""
+    for hint, of in ((HINT, uses), (LAYOUT_HINT, layouts)):
+        for path in origins.texts.matching(hint):
+            tree = origins.tree(path)
+            for use in of(Module(tree)) if tree is not None else ():
+                origins.imports.follow_more()
+                values, by = use.differentiated()
+                made = origins.of(path, use.node, values, by) if use.node is not None else Made(known=False)
+                yield Link(use, path, path, made)
 
 
 def _compiled(origins: Origins) -> dict[str, list[Link]]:

@@ -48,6 +48,8 @@ class Use:
     """Whether it always does so: `create_graph=flag` does where somebody sets the flag."""
     node: ast.AST | None = None
     """Where it stands in the file's tree."""
+    layout: bool = False
+    """Whether it reads how a first derivative is laid out in memory instead."""
 
     def differentiated(self) -> tuple[list[ast.expr], set[str]]:
         """The expressions that are differentiated, and the names of what they are differentiated by."""

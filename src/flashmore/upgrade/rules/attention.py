@@ -12,6 +12,7 @@ from flashmore.upgrade.checks.beside import OF_TORCH, beside
 from flashmore.upgrade.checks.compiled import require_compilable
 from flashmore.upgrade.checks.contract import advice_about_weights
 from flashmore.upgrade.checks.effects import check_effects, uncalled
+from flashmore.upgrade.checks.gradients import check_gradients
 from flashmore.upgrade.checks.guards import check_default_use
 from flashmore.upgrade.checks.names import check_names
 from flashmore.upgrade.checks.reference import FUSED, why_fallback, why_reference
@@ -227,6 +228,7 @@ class Search(Changed):
         for each in {unguarded, changed}:
             require_compilable(each)
         check_effects(rewriting, unguarded)
+        graded = check_gradients(found)
         block, first, last = rewriting.region()
         return Site(
             self.path, block[first].lineno, block[last].end_lineno or block[last].lineno, self.name,
@@ -234,7 +236,7 @@ class Search(Changed):
             edits=edits, code=CODE,
             assumptions=tuple(emission.assumptions), fragment=fragment(rewriting, changed),
             notes=(*kept_comments(rewriting), *unused(rewriting, changed)),
-            uncalled=tuple(uncalled(found).values()),
+            uncalled=tuple(uncalled(found).values()), graded=graded,
         )  # fmt: skip
 
     def _refusal(self, first: Value, last: Value, reason: str, advice: str = "") -> Site:

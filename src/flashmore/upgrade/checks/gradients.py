@@ -1,0 +1,183 @@
+"""Whose gradients may be laid out in another order of memory, and which lines can tell.
+
+The fused kernels return gradients laid out as (B, T, H, D), where the old products returned contiguous ones.
+Every operation that moves dimensions or multiplies matrices comes to the same layout from both.
+"""
+
+import ast
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from flashmore.upgrade.axes import Refuse
+from flashmore.upgrade.budget import Budget, Exceeded, limited
+from flashmore.upgrade.checks.output import callers, calls_of, layout_told
+from flashmore.upgrade.plan import Attention
+from flashmore.upgrade.source.attributes import Attribute, stored_in
+from flashmore.upgrade.source.classes import Class
+from flashmore.upgrade.source.flow import Flow
+from flashmore.upgrade.source.graph import PRODUCTS, Closure, Value
+from flashmore.upgrade.source.module import Found, Module
+from flashmore.upgrade.source.operations import METADATA, MOVES
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_arguments, last
+
+_ENDS = MOVES | PRODUCTS | METADATA
+_ENDS |= {"rearrange", "linear", "log_softmax", "layer_norm", "group_norm", "const", "global", "missing"}
+_ENDS |= {f"layer:{name}" for name in ("Linear", "LayerNorm", "GroupNorm", "Embedding")}
+_HOOKS = {"register_hook", "register_post_accumulate_grad_hook"}
+_STEPS = 20_000
+"""So much of the search may one function take that makes an operand."""
+_GRAD = "torch.autograd.grad"
+
+
+@dataclass(frozen=True)
+class Read:
+    """A place that reads how a gradient is laid out.
+
+    Args:
+        node: what gives the gradient.
+        line: where its layout is read.
+        module: the file of that line.
+    """
+
+    node: ast.AST
+    line: int
+    module: Module
+
+
+def exposed(found: Attention) -> Iterator[tuple[Flow, Value]]:
+    """What may get gradients laid out otherwise, from the operands back, in the file's callers too."""
+    chain = {*found.chain, found.final}
+    starts = {each for value in chain for each in value.inputs()} - chain
+    starts |= {each.args[0] for each in starts if each.op in MOVES and each.args}
+    ahead, seen = [(found.flow, each) for each in starts], set(starts)
+    while ahead:
+        flow, value = ahead.pop()
+        yield flow, value
+        if value.op in _ENDS:
+            continue
+        before = [(flow, each) for each in (() if _leaf(value) else value.inputs())]
+        before += _given(flow, str(value.detail)) if value.op == "param" else _returned(flow, value)
+        ahead += [(where, each) for where, each in before if each not in seen]
+        seen |= {each for _, each in before}
+
+
+def _leaf(value: Value) -> bool:
+    """Whether nothing is known of what it was made from, or it comes out of a Function."""
+    return value.op in ("param", "selfattr") or (value.op == "call" and not value.inner)
+
+
+def _given(flow: Flow, name: str) -> list[tuple[Flow, Value]]:
+    """What the callers of a function in its file pass for an argument."""
+    found = []
+    for caller in callers(flow):
+        for call in calls_of(caller, flow):
+            given = bound_arguments(flow.function, call, method=flow.owner is not None).get(name)
+            found += [(caller, caller.seen[given])] if given in caller.seen else []
+    return found
+
+
+def _returned(flow: Flow, value: Value) -> list[tuple[Flow, Value]]:
+    """What a function of the project returns, or the `forward` of a layer of its, where one is called."""
+    function, module, owner = None, flow.module, None
+    if value.op == "call" and isinstance(value.detail, Attribute):
+        made = stored_in(value.detail, flow.module)
+        calls = [(each.func, home) for each, home in made if isinstance(each, ast.Call)]
+        for func, home in calls[:1]:
+            owner = home.classes.get(last(func)) or home.class_of(home.qualified(func))
+            found = owner.method_and_module("forward") if owner is not None else None
+            module, function = found if found is not None else (module, None)
+    elif value.op == "call" and isinstance(defined := module.definition(str(value.detail)), Found):
+        module, function = defined.module, defined.module.functions.get(defined.name)
+    with suppress(Exceeded), limited(Budget(_STEPS), _STEPS):
+        inside = Flow(module, owner, function).run() if function not in (None, flow.function) else None
+        return [(inside, each.args[0]) for each in inside.values if each.op == "return"] if inside else []
+    return []
+
+
+def check_gradients(found: Attention) -> tuple[str, ...]:
+    """The arguments, attributes and calls whose gradients' layout may change.
+
+    Raises:
+        Refuse: lines of the file read the layout of such a gradient.
+    """
+    names = set()
+    for flow, value in exposed(found):
+        asked = [value, *(each for each in value.users if each.op != "apply")]
+        for read in (each for one in asked for each in reads(flow, one, value)):
+            where = f"line {read.line}" if read.module is found.flow.module else _place(read)
+            raise Refuse(
+                f"{where} reads how a gradient is laid out in memory, which fused kernels change",
+                "call `.reshape` there instead of `.view`, or `.contiguous()` first",
+            )
+        if flow is found.flow and _leaf(value):
+            names.add(value.name() if value.op == "call" else str(value.detail))
+    return tuple(sorted(names))
+
+
+def _place(read: Read) -> str:
+    name = read.module.path.name if read.module.path is not None else "another file"
+    return f"{name}, line {read.line},"
+
+
+def reads(flow: Flow, value: Value, by: Value | None = None) -> Iterator[Read]:
+    """Where the layout of the gradient that a value asks for is read.
+
+    Args:
+        flow: the function.
+        value: a hook's registration, a call of `torch.autograd.grad` or of a Function, or another value.
+        by: what must be differentiated by; None for anything.
+    """
+    line: int | None = None
+    module = flow.module
+    if value.op == "call" and value.detail == _GRAD:
+        inputs = value.get(2, "inputs")
+        of = {inputs, *(inputs.args if inputs is not None and inputs.op == "tuple" else ())}
+        line = layout_told(flow, value) if by is None or by in of else None
+    elif value.op == "retain_grad":
+        line = next(
+            (told for each in value.args[0].users if each.op == "attr:grad"
+             if (told := layout_told(flow, each)) is not None), None,
+        )  # fmt: skip
+    elif value.op in _HOOKS and len(value.args) > 1:
+        hook = _function(flow, value.args[1])
+        line = told_by(hook, 0, module, None) if hook is not None else None
+    elif (made := _applied(value, module)) is not None and (backward := made.method("backward")) is not None:
+        module = made.module
+        line = told_by(backward, 1, module, made)
+    if line is not None and value.node is not None:
+        yield Read(value.node, line, module)
+
+
+def told_by(function: Function | ast.Lambda, first: int, module: Module, owner: Class | None) -> int | None:
+    """The line in which a function reads the layout of an argument, from the first that counts on."""
+    if isinstance(function, ast.Lambda):
+        body: list[ast.stmt] = [ast.Return(function.body, lineno=function.lineno)]
+        function = ast.FunctionDef("", function.args, body, [], lineno=function.lineno)
+    flow = Flow(module, owner, function).run()
+    names = {each.arg for each in arguments_of(function.args)[first:]}
+    given = (each for each in flow.values if each.op == "param" and each.detail in names)
+    return next((line for each in given if (line := layout_told(flow, each)) is not None), None)
+
+
+def _function(flow: Flow, value: Value) -> Function | ast.Lambda | None:
+    if isinstance(value.detail, Closure):
+        return value.detail.node
+    return flow.module.functions.get(str(value.detail)) if value.op == "global" else None
+
+
+def _applied(value: Value, module: Module) -> Class | None:
+    """The class whose `apply` a call is of."""
+    if value.op == "apply" and value.args and value.args[0].op == "global":
+        name = str(value.args[0].detail)
+    elif value.op == "call" and str(value.detail).endswith(".apply"):
+        name = str(value.detail).removesuffix(".apply")
+    else:
+        return None
+    found = module.classes.get(name) or module.class_of(name)
+    return found if found is not None and is_function(found) else None
+
+
+def is_function(found: Class) -> bool:
+    """Whether a class is one of PyTorch's Functions, which have a backward of their own."""
+    return any(last(base) == "Function" for each in found.lineage() for base in each.node.bases)
