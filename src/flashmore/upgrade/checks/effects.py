@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.checks.between import Later
+from flashmore.upgrade.checks.output import changed_unseen
 from flashmore.upgrade.checks.pure import is_inplace_name, is_pure, stateful
 from flashmore.upgrade.plan import Attention
 from flashmore.upgrade.rewrite import Rewriting
@@ -17,6 +18,7 @@ from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.inlining import GRAD_MODES
 from flashmore.upgrade.source.module import Found, Module
+from flashmore.upgrade.source.operations import MAY_SHARE_MEMORY
 from flashmore.upgrade.source.replaced import HOOK, hooked
 from flashmore.upgrade.source.scopes import Function
 
@@ -52,6 +54,7 @@ def check_effects(rewriting: Rewriting, changed: str) -> None:
             what = f"the condition in line {test.lineno} would run twice"
             raise Refuse(f"{what}, and `{effect}` may have side effects")
     _check_given_memory(found)
+    _check_operands(rewriting)
     _check_caught(rewriting)
     _check_gradients(rewriting)
     _check_hooks(found)
@@ -66,6 +69,23 @@ def _check_given_memory(found: Attention) -> None:
             line = getattr(value.node, "lineno", 0)
             raise Refuse(
                 f"`out=` in line {line} writes a result into another tensor", "assign the result instead"
+            )
+
+
+def _check_operands(rewriting: Rewriting) -> None:
+    """Refuse operands that are changed later behind autograd's back: fused kernels compute weights again."""
+    found, final = rewriting.found, rewriting.found.final.statement
+    around = rewriting.blocks.ancestors(final) if final is not None else ()
+    loops = [each.lineno for each in around if isinstance(each, (ast.For, ast.AsyncFor, ast.While))]
+    first = min(loops, default=getattr(found.final.node, "end_lineno", 0) + 1)
+    for value in (each.value for each in (found.q, found.k, found.v)):
+        while value.op in MAY_SHARE_MEMORY and value.args:
+            value = value.args[0]
+        line = next((each for each in changed_unseen(found.flow, value) if each >= first), None)
+        if line is not None:
+            raise Refuse(
+                f"line {line} changes an operand where autograd does not notice, and the gradients need it",
+                "change a copy of it",
             )
 
 

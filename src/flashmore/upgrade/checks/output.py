@@ -28,6 +28,8 @@ from flashmore.upgrade.text import Text
 _CONTAINERS = {"tuple", "opaque"}
 _PASSED_ON = _CONTAINERS | {"phi", "loop", "carried", "item", "index", "element", "star", "identity"}
 ASKS_GRADIENTS = {"register_hook", "retain_grad"}
+_UNSEEN = {"attr:data", "numpy", "asarray"}
+"""What shares a tensor's memory and not the count of its changes."""
 _CALLERS = 20
 """So many functions of a file are read as callers."""
 
@@ -109,14 +111,22 @@ def changed_in_place(flow: Flow, value: Value) -> int | None:
             for argument in call.args
             if argument in caller.seen
         ]
-    lines = (
-        getattr(user.node, "lineno", 0)
-        for start, each in given
-        for _, user, shares, _ in _uses(start, each)
-        if shares
-        and (user.inplace or "out" in user.named or _is_inplace_layer(user) or _is_changed(user, flow))
-    )
-    return next(lines, None)
+    return next((line for start, each in given for line in _changes(start, each)), None)
+
+
+def _changes(flow: Flow, value: Value) -> Iterator[int]:
+    """The lines in which a value's memory is changed."""
+    for _, user, shares, _ in _uses(flow, value):
+        made = user.inplace or "out" in user.named or _is_inplace_layer(user) or _is_changed(user, flow)
+        if shares and made:
+            yield getattr(user.node, "lineno", 0)
+
+
+def changed_unseen(flow: Flow, value: Value) -> Iterator[int]:
+    """The lines of a function in which a value's memory is changed so that autograd does not notice."""
+    for where, user, shares, _ in _uses(flow, value):
+        if where is flow and shares and user.op in _UNSEEN:
+            yield from _changes(flow, user)
 
 
 def _is_changed(user: Value, flow: Flow) -> bool:

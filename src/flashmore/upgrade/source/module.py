@@ -17,8 +17,11 @@ from flashmore.upgrade.source.scopes import (
     Function,
     claimed_by,
     dotted,
+    is_module,
     is_private,
     last,
+    module_named,
+    stored_by_text,
 )
 
 if TYPE_CHECKING:
@@ -65,10 +68,11 @@ class Module:
         self.aliases: dict[str, str] = {}
         self.meanings: dict[str, set[str]] = {}
         """Of each name of the module's own scope, what it may be: the full name of an import, else ""."""
+        self._stored: set[str] = set()
         for statement in _top_level(tree.body):
             self._see(statement)
         twice = self._see_all()
-        for name in {*self.functions, *self.classes}:
+        for name in {*self.functions, *self.classes, *self._stored}:
             self.imports.pop(name, None)  # which a definition of its own replaces, here or where it fails
         for name in twice:
             self.functions.pop(name, None)
@@ -95,10 +99,8 @@ class Module:
                 stars.update(full for name, full in _imported(node) if name == "*")
             elif isinstance(node, ast.Global):
                 shared.update(node.names)
-            elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-                match node:
-                    case ast.Subscript(ast.Call(ast.Name("globals")), ast.Constant(str(name))):
-                        shared.add(name)
+            elif isinstance(node, (ast.Attribute, ast.Subscript, ast.Call)):
+                self._store(node, shared)
             everywhere = isinstance(node, ast.Global) or type(node).__name__ in TYPE_PARAMETERS
             seen = (of_module or everywhere) and id(node) not in absent
             for name, meaning in _meanings(node) if seen else ():
@@ -113,6 +115,21 @@ class Module:
             self.imports[name] = f"{FUNCTIONAL}.{name}"
             self.meanings[name] = {self.imports[name]}
         return {name for name, count in counts.items() if count > 1} | shared
+
+    def _store(self, node: ast.AST, shared: set[str]) -> None:
+        """See what is stored in the module by a text, such as `globals()["x"] = 3`."""
+        for name in stored_by_text(node, self._itself):
+            if name is None:  # any option
+                shared |= {each for each, made in self.constants.items() if isinstance(made, ast.Constant)}
+            else:
+                shared.add(name)
+                self._stored.add(name)
+                self.meanings.setdefault(name, set()).add("")
+
+    @cached_property
+    def _itself(self) -> set[str]:
+        """The names that the file has for its own module."""
+        return {name for name, made in self.constants.items() if is_module(made, ())}
 
     def below(self, found: Class) -> Iterator[Class]:
         """The classes of this file that inherit from one, directly or through others."""
@@ -192,6 +209,8 @@ class Module:
         return "" if full in self.patched else full
 
     def _full(self, node: ast.expr) -> str:
+        if (module := module_named(node)) is not None:
+            return module
         root, *attributes = dotted(node).split(".")
         full = self._followed(root)
         return ".".join((full, *attributes)) if full else ""
@@ -212,10 +231,11 @@ class Module:
         ways: list[tuple[str, list[str]]] = []
         while name and name not in self.aliases:
             self.aliases[name] = ""  # an alias of itself has none
-            if name in self.imports:
-                self.aliases[name] = self.imports[name]
+            made = self.constants.get(name)
+            if (full := self.imports.get(name, module_named(made))) is not None:
+                self.aliases[name] = full
                 break
-            alias, *attributes = dotted(self.constants.get(name)).split(".")
+            alias, *attributes = dotted(made).split(".")
             ways.append((name, attributes))
             name = alias
         found = self.aliases.get(name, "")

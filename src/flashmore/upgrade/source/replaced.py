@@ -204,7 +204,8 @@ def stored(tree: ast.Module) -> Iterator[tuple[ast.expr, str, int]]:
             ):
                 yield owner, name, node.lineno
             case ast.Subscript(
-                value=ast.Attribute(value=owner, attr="__dict__"),
+                value=ast.Attribute(value=owner, attr="__dict__")
+                | ast.Call(func=ast.Name(id="vars"), args=[owner]),
                 slice=ast.Constant(value=str(name)),
                 ctx=ast.Store(),
             ):

@@ -1,7 +1,7 @@
 """The names that syntax reads and binds, by Python's own scopes."""
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 SEE_LOCALS = frozenset(("locals", "vars", "eval", "exec", "globals", "dir"))
@@ -89,6 +89,64 @@ def claimed_by(node: ast.AST) -> list[str]:
         case ast.Global(names=names) | ast.Nonlocal(names=names):
             return names
     return [node.name] if type(node).__name__ in TYPE_PARAMETERS else bound_by(node)  # type: ignore[attr-defined]
+
+
+def stored_by_text(node: ast.AST, this: Container[str]) -> list[str | None]:
+    """The names of the module's own scope that a node binds or deletes through the module; None for any.
+
+    Args:
+        node: the node.
+        this: the names that the file has for its own module.
+    """
+    match node:
+        case ast.Subscript(value=names, slice=key, ctx=ast.Store() | ast.Del()) if _is_scope(names, this):
+            return [_text(key)]
+        case ast.Attribute(value=owner, attr=name, ctx=ast.Store() | ast.Del()) if is_module(owner, this):
+            return [name]
+        case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[owner, key, *_]) if is_module(
+            owner, this
+        ):
+            return [_text(key)]
+        case ast.Call(func=ast.Attribute(value=names, attr="update" | "__setitem__" | "setdefault" | "pop")):
+            if _is_scope(names, this):
+                keys = [_text(each) for each in node.args[:1]]
+                return [*keys, *(each.arg for each in node.keywords)]
+    return []
+
+
+def is_module(node: ast.AST, this: Container[str]) -> bool:
+    """Whether an expression is the module that it stands in, such as `sys.modules[__name__]`."""
+    match node:
+        case ast.Subscript(value=ast.Attribute(attr="modules") | ast.Name(id="modules"), slice=key):
+            return getattr(key, "id", "") == "__name__"
+        case ast.Call(func=func, args=[ast.Name(id="__name__")]):
+            return last(func) in ("import_module", "__import__")
+    return isinstance(node, ast.Name) and node.id in this
+
+
+def module_named(node: ast.AST | None) -> str | None:
+    """The module that an expression finds by a text: `sys.modules["torch"]`, `import_module("torch")`."""
+    match node:
+        case (
+            ast.Subscript(value=ast.Attribute(attr="modules"), slice=ast.Constant(value=str(name)))
+            | ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name))])
+            | ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=str(name))])
+        ):
+            return name
+    return None
+
+
+def _is_scope(node: ast.AST, this: Container[str]) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="globals")) | ast.Call(func=ast.Name(id="vars"), args=[]):
+            return True
+        case ast.Attribute(attr="__dict__", value=owner) | ast.Call(func=ast.Name(id="vars"), args=[owner]):
+            return is_module(owner, this)
+    return False
+
+
+def _text(key: ast.expr) -> str | None:
+    return key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None
 
 
 def own_nodes(node: ast.AST) -> Iterable[ast.AST]:
