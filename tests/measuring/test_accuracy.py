@@ -63,3 +63,11 @@ def test_a_tensor_of_its_own_size_gets_no_more_because_of_a_larger_one() -> None
     plain = {name: tensor.bfloat16() for name, tensor in reference.items()}
     alone = judge("dq", plain["dq"], plain["dq"], reference["dq"])
     assert judge_all(plain, plain, reference)[1].budget == alone.budget
+
+
+def test_a_sum_is_measured_in_its_terms_and_the_root_of_their_number() -> None:
+    reference, plain = torch.zeros(1, dtype=torch.float64), torch.zeros(1)
+    allowed = 4 * torch.finfo(torch.float32).eps * 3 * 10_000**0.5
+    for share, good in ((0.98, True), (1.02, False)):
+        answer = torch.tensor([share * allowed])
+        assert judge("dt", answer, plain, reference, summed=3 * 10_000**0.5).good is good

@@ -91,6 +91,11 @@ RIGHT = {
         ("s = (q @ k.mT) * t.exp()", SOFTMAX, "return w @ v"),
         ("return F.scaled_dot_product_attention(q * t.exp(), k, v, scale=1.0)",),
     ),
+    "learned divisor": (
+        (Q, KS, VS, Input("t", "self.temperature", "scale", ())),
+        ("s = (q @ k.mT) / t", SOFTMAX, "return w @ v"),
+        ("return F.scaled_dot_product_attention(q / t, k, v, scale=1.0)",),
+    ),
     "additive mask of any dtype, guarded against float16 autocast": (
         (Q, KS, VS, ADDITIVE),
         (SCORES, "s = s + mask", SOFTMAX, "return w @ v"),
@@ -158,6 +163,16 @@ def test_a_right_rewrite_is_tested(name: str, verification: Verify) -> None:
 
 
 WRONG = {
+    "a learned divisor that is slightly another one": (
+        (Q, KS, VS, Input("t", "self.temperature", "scale", ())),
+        ("s = (q @ k.mT) / t", SOFTMAX, "return w @ v"),
+        "return F.scaled_dot_product_attention(q / t, k, v, scale=1.0001)",
+    ),
+    "a learned divisor without a gradient": (
+        (Q, KS, VS, Input("t", "self.temperature", "scale", ())),
+        ("s = (q @ k.mT) / t", SOFTMAX, "return w @ v"),
+        "return F.scaled_dot_product_attention(q / t.detach(), k, v, scale=1.0)",
+    ),
     "the scale is missing": ((Q, KS, VS), ("w = (q @ k.mT).softmax(-1)", "return w @ v"), f"{SDPA})"),
     "a scale too much": ((Q, KS, VS), PLAIN, f"{SDPA}, scale=1.0)"),
     "is_causal aligned at the other corner": (

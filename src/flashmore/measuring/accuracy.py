@@ -7,6 +7,8 @@ The form follows FlashAttention's own tests (Dao 2023).
 There is one exception. If a gradient is a small difference of large terms (with a single key those of q and k
 are exactly 0), a kernel returns the rounding errors of these terms. So a tensor is allowed at least 4
 roundings of the largest tensor of the same computation, and 64 in the precision of sums, float32 at best.
+A sum of n terms, such as the gradient of a number that scales all queries, may be such a difference too: it
+is allowed 4 roundings of a term times the root of n, to which n independent errors add up.
 """
 
 from collections.abc import Mapping
@@ -48,6 +50,7 @@ def judge(
     reference: Tensor,
     *,
     largest_of_all: float = 0.0,
+    summed: float = 0.0,
     eps: float | None = None,
 ) -> Judgement:
     """Compare one tensor with its float64 reference.
@@ -58,6 +61,7 @@ def judge(
         plain: the plain computation of the same in the same precision.
         reference: the plain computation in float64, finite.
         largest_of_all: the largest absolute value of all float64 results of the same computation.
+        summed: of a sum, its largest term times the root of their number.
         eps: rounding unit of the computation if its result has a wider dtype, like the float32 gradients of
             16-bit autocast; None means that of `plain`'s dtype.
 
@@ -71,6 +75,7 @@ def judge(
     eps = torch.finfo(plain.dtype).eps if eps is None else eps
     eps_of_sums = min(eps, torch.finfo(torch.float32).eps)
     cancelled = (ROUNDINGS_OF_LARGEST * eps + ROUNDINGS_OF_SUMS * eps_of_sums) * largest_of_all
+    cancelled = max(cancelled, ROUNDINGS_OF_LARGEST * eps * summed)
     budget = PLAIN_ERROR_FACTOR * _largest_error(plain, reference) + max(
         ROUNDINGS * eps * _largest(reference), cancelled
     )

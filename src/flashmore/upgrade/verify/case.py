@@ -152,6 +152,7 @@ def _verdicts(
     # Gradients may be small differences of large terms; outputs are not, so only outputs count for them.
     outs = max((size for name, size in sizes.items() if name.startswith("out")), default=0.0)
     largest = max(sizes.values(), default=0.0)
+    sums = _sums({name: right for name, right in reference.items() if name.startswith("d ")}, sizes)
     for name, right in reference.items():
         got, near, kept = answer[name], plain[name], finite[name]
         if got.shape != near.shape:
@@ -164,13 +165,33 @@ def _verdicts(
             most = outs if name.startswith("out") else largest
             if not whole[name]:
                 got, near, right = got[kept], near[kept], right[kept]
-            found = judge(name, got, near, right.double(), largest_of_all=most, eps=setting.eps)
+            found = judge(
+                name,
+                got,
+                near,
+                right.double(),
+                largest_of_all=most,
+                summed=sums.get(name, 0.0),
+                eps=setting.eps,
+            )
             if found.good:
                 word = "equal" if whole[name] else WHERE_FINITE
             else:
                 word = f"differs: its error of {found.error:.2g} exceeds its budget of {found.budget:.2g}"
             error = found.error if found.error < float("inf") else None
             yield TensorVerdict(name, word, error, found.budget)
+
+
+def _sums(gradients: Mapping[str, Tensor], sizes: Mapping[str, float]) -> dict[str, float]:
+    """Of each gradient that is a sum over elements of a larger one: a term times the root of their number.
+
+    That of a learned scale is the sum of the products of the queries' elements and their gradients, which are
+    as large as the gradients are at their largest.
+    """
+    most = max((each.numel() for each in gradients.values()), default=0)
+    term = max((sizes[name] for name, each in gradients.items() if each.numel() == most), default=0.0)
+    count = {name: most / max(each.numel(), 1) for name, each in gradients.items()}
+    return {name: term * each**0.5 for name, each in count.items() if each > 1}
 
 
 def run(
