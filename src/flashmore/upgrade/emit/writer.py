@@ -3,7 +3,7 @@
 import ast
 import keyword
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flashmore.upgrade.axes import Refuse
@@ -93,7 +93,18 @@ class Writer:
         found = set(self._dtypes_of_cast_weights())
         if any(own not in ("", of_q) for own, of_q in found):
             raise Refuse("the values are cast to a dtype of their own", "cast queries and keys as well")
-        return any(own != of_q for own, of_q in found)
+        return any(own != of_q for own, of_q in found) or self._stays_wide()
+
+    def _stays_wide(self) -> bool:
+        """Whether scores or weights are cast to float32 and never back, so that the values must be in it."""
+        if any(_dtype_of(each.value)[1] for each in (self.found.q, self.found.k, self.found.v)):
+            return False
+        for term in (*self.found.weights.walk(), *self.found.scores.walk()):
+            if term.kind == "cast" and term.value.op in CHANGES_DTYPE:
+                return _is_float32(term.value.op, term.value.args[1:], term.value.named)
+            if term.kind == "softmax" and "dtype" in term.value.named:
+                return _is_float32("to", (), term.value.named)
+        return False
 
     def _dtypes_of_cast_weights(self) -> Iterator[tuple[str, str]]:
         """The casts of the values and of the queries, for each cast of the weights.
@@ -176,7 +187,10 @@ class Writer:
             if self.pieces.stability.holds(node, self.pieces.at):
                 return text
         if self.upcast:
-            raise Refuse("the values are cast to a dtype of their own", "assign them to a name first")
+            raise Refuse(
+                "queries and keys must be cast to the dtype of the values, which have no name here",
+                "assign the values to a name first",
+            )
         raise Refuse(
             "the bias must be cast to the dtype of queries and keys, which have no names here",
             "assign queries and keys to names",
@@ -304,6 +318,12 @@ def _dtype_of(value: Value) -> tuple[Value, str]:
             last = _cast(value)
         value = value.args[number_of(value.args[0]) is not None and len(value.args) > 1]
     return value, last
+
+
+def _is_float32(op: str, given: Sequence[Value], named: Mapping[str, Value]) -> bool:
+    """Whether a cast is one to float32."""
+    dtypes = (*given, *named.values())
+    return op == "float" or any(each.detail in ("torch.float32", "torch.float") for each in dtypes)
 
 
 def _cast(value: Value) -> str:
