@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 
 from flashmore.upgrade.axes import Refuse, UnknownAxis
 from flashmore.upgrade.budget import walk
+from flashmore.upgrade.checks.pure import unwrapped
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.imports import import_edits
 from flashmore.upgrade.emit.words import Words
@@ -131,7 +132,9 @@ class Rewriting:
             if gone.issuperset(decided.body if self.found.live(decided) else decided.orelse):
                 gone.add(decided)
         for statement in reversed(self.blocks.places):  # from the inside
-            if isinstance(statement, ast.If) and gone.issuperset((*statement.body, *statement.orelse)):
+            both = [*statement.body, *statement.orelse] if isinstance(statement, ast.If) else []
+            both = both or [*unwrapped([statement], self.found.flow.module)]
+            if gone.issuperset(both):
                 gone.add(statement)
         return [each for each in gone if self.blocks.places[each].parent not in gone]
 

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import re
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from flashmore.upgrade.source.module import FUNCTIONAL, Module
@@ -36,6 +37,10 @@ _EFFECT = re.compile(
     r"|nn\.(?!(Softmax|Dropout|Identity|ReLU|GELU|SiLU|Sigmoid|Tanh)$).*"
 )
 """What draws random numbers, changes settings or its arguments, or is not known, after the library's name."""
+_ONLY_MEASURES = {
+    "torch.profiler.record_function", "torch.autograd.profiler.record_function", "torch.cuda.nvtx.range",
+}  # fmt: skip
+"""Contexts of profilers, which change nothing in them."""
 _METHODS = {each for each in ATTRIBUTES if not each.endswith("_")} - {"append", "data"} | {
     "amax", "amin", "argmax", "argmin", "cpu", "cuda", "dim", "element_size", "get", "get_device",
     "items", "keys", "lower", "ndimension", "new_zeros", "permute", "split", "startswith", "endswith",
@@ -77,6 +82,8 @@ def _is_pure_call(func: ast.expr, call: ast.Call, module: Module) -> bool:
         return last in _NUMPY or (last in _ONE_ARGUMENT and len(call.args) == 1)
     if full.startswith(("math.", "cmath.", "einops.", "opt_einsum.", "inspect.is")):
         return True
+    if full in _ONLY_MEASURES:
+        return True
     if full.startswith("torch."):
         name = full.removeprefix(FUNCTIONAL + ".").removeprefix("torch.")
         inplace = full.startswith(FUNCTIONAL) and any(
@@ -98,6 +105,22 @@ def _is_pure_call(func: ast.expr, call: ast.Call, module: Module) -> bool:
         on_self = isinstance(func.value, ast.Name) and func.value.id == "self"
         return not full and not on_self and func.attr in _METHODS - stateful(module)
     return False
+
+
+def unwrapped(statements: Iterable[ast.stmt], module: Module) -> Iterator[ast.stmt]:
+    """Statements, and those in a `with` of a profiler's in its place."""
+    for each in statements:
+        items = each.items if isinstance(each, ast.With) else []
+        if items and all(_only_measures(item, module) for item in items):
+            yield from unwrapped(each.body, module)  # type: ignore[attr-defined]
+        else:
+            yield each
+
+
+def _only_measures(item: ast.withitem, module: Module) -> bool:
+    made = item.context_expr
+    of_profiler = isinstance(made, ast.Call) and module.qualified(made.func) in _ONLY_MEASURES
+    return of_profiler and item.optional_vars is None
 
 
 def _is_new(node: ast.expr, module: Module) -> bool:

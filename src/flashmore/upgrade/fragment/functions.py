@@ -16,6 +16,7 @@ from typing import Any
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
 from flashmore.upgrade.checks.effects import effects
+from flashmore.upgrade.checks.pure import unwrapped
 from flashmore.upgrade.fragment.cuts import Cuts
 from flashmore.upgrade.fragment.followed import of_library
 from flashmore.upgrade.fragment.region import parsed, region
@@ -82,7 +83,8 @@ class _Cut(Cuts):
     def fragment(self) -> Fragment | None:
         block, first, last = self.rewriting.region()
         final = self.found.final
-        if not isinstance(final.node, ast.expr) or block[last] is not final.statement:
+        before = self._until(block[first : last + 1], final.node)
+        if not isinstance(final.node, ast.expr) or before[-1] is not final.statement:
             return None
         kept = {value.statement for value in (final, *self.found.chain) if value.node is not None}
         self.kept = [  # flags are numbered in this order
@@ -94,12 +96,13 @@ class _Cut(Cuts):
             for item in (each.items if isinstance(each, ast.With) else ())
         ]
         self._inputs()
-        old = self._side(block[first:last], block[last], final.node)
+        old = self._side(before[:-1], before[-1], final.node)
         changed = region(self.rewriting, self.changed)
         self.theirs = self.inputs.taken - self.seen.stored
         self.seen, self.names_of = _Seen(), self._new_text
         test = self._replaced(changed.of_dtypes) if changed.of_dtypes is not None else None
-        new = self._side(changed.statements[:-1], changed.statements[-1], changed.out)
+        after = self._until(changed.statements, changed.out)
+        new = self._side(after[:-1], after[-1], changed.out)
         self._lose(len(self.others))
         if test is not None:
             new = [ast.If(test, new, old)]
@@ -107,6 +110,12 @@ class _Cut(Cuts):
             return None
         self.inputs.take_apart()
         return Fragment(tuple(self.inputs.found), self._function("old", old), self._function("new", new))
+
+    def _until(self, statements: list[ast.stmt], node: ast.AST | None) -> list[ast.stmt]:
+        """Statements up to that of a node, without those of profilers around them."""
+        found = [*unwrapped(statements, self.flow.module)]
+        last = (at for at, each in enumerate(found) if any(inner is node for inner in walk(each)))
+        return found[: next(last) + 1]
 
     def _renames(self, statement: ast.stmt) -> bool:
         """Whether a statement only gives scores or weights another name."""
@@ -171,7 +180,7 @@ class _Cut(Cuts):
 
     def _statements(self, body: Iterable[ast.stmt], within: tuple[str, ...] = ()) -> list[ast.stmt]:
         made: list[ast.stmt] = []
-        for statement in (each for each in body if not is_note(each)):
+        for statement in (each for each in unwrapped(body, self.flow.module) if not is_note(each)):
             self._record(statement)  # before what stands in it, which has a version of its own
             if isinstance(statement, ast.If) and (live := self._live(statement.test)) is not None:
                 made += self._statements(statement.body if live else statement.orelse, within)
