@@ -28,6 +28,7 @@ from flashmore.upgrade.plan import Attention, attention, candidates, choices, va
 from flashmore.upgrade.rewrite import Rewriting
 from flashmore.upgrade.rules.changed import Changed
 from flashmore.upgrade.rules.functions import in_functions, mentions
+from flashmore.upgrade.rules.not_followed import not_followed
 from flashmore.upgrade.rules.rule import Parsed, Rule
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.escape import Escape
@@ -44,6 +45,8 @@ _WORTH = re.compile(
 """A function without any of these holds no attention: it multiplies nothing, and calls no fused kernel."""
 _ATTENTION = re.compile(r"softmax|scaled_dot|multi_head_att|efficient_att|flash_attn|flex_att", re.IGNORECASE)
 """A function that cannot be read is reported where it looks like attention."""
+_NOT_FOLLOWED = re.compile(r"\blambda\b|^[ \t]*match\b", re.MULTILINE)
+"""Where attention may be written that is not followed."""
 _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 """So is a softmax of a product without values, if the function's names speak of attention."""
 
@@ -51,6 +54,9 @@ _NAMED = re.compile(r"att(n|en)|quer", re.IGNORECASE)
 def find(rule: Rule, parsed: Parsed) -> Iterator[Site]:
     """Every place in a file that looks like attention."""
     sites = [*in_functions(parsed, rule.code, _WORTH, _sites_of, _ATTENTION)]
+    if _NOT_FOLLOWED.search(parsed.text.source):
+        known = {(each.line, each.end_line) for each in sites}
+        sites += [each for each in not_followed(parsed, rule.code) if (each.line, each.end_line) not in known]
     return (site for site in sites if site.verdict != "refused" or site.symbol not in parsed.moved)
 
 
