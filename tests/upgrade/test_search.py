@@ -396,3 +396,21 @@ def test_an_error_of_our_own_is_no_refusal_and_stops_nothing_else(
     assert sites[0].reason == "KeyError: 'unknown letter'"
     report = Report(1, [FileReport.of(Searched(str(path), both, both.encode(), "utf-8", tuple(sites)))])
     assert report.summary().endswith("1 can be rewritten, 0 refused, 0 already fused, 1 failed")
+
+
+@pytest.mark.parametrize(
+    "check", ["assert not weights.isnan().any()", "assert (weights >= 0).all()", "assert_finite(weights)"]
+)
+def test_an_assertion_about_numbers_says_what_to_do(tmp_path: Path, check: str) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(
+        "import torch\n\n\ndef attend(q, k, v):\n"
+        "    weights = torch.softmax(q @ k.transpose(-2, -1), dim=-1)\n"
+        f"    {check}\n    return weights @ v\n"
+    )
+    (found,) = search([path])
+    assert isinstance(found, Searched)
+    (site,) = found.sites
+    assert site.verdict == "refused"
+    assert site.reason.endswith("in line 6")
+    assert site.advice.startswith("assertions are kept")

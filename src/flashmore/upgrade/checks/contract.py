@@ -345,11 +345,13 @@ def _is_read(target: ast.Name, parents: Parents) -> bool:
     return False
 
 
-def advice_about_weights(flow: Flow, how: str) -> str:
+def advice_about_weights(flow: Flow, leaves: Value, how: str) -> str:
     """What to do about weights that leave: a method's callers may want them under a flag alone.
 
     Their flag cannot guard a public method's lines, for other files may call or override it, too.
     """
+    if isinstance(leaves.statement, ast.Assert) or "assert" in how:
+        return "assertions are kept: take this one away yourself, or assert shapes, dtypes or devices alone"
     owner, name = flow.owner, flow.function.name
     callers = [
         f"{method.name} in line {node.lineno}"

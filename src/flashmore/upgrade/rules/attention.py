@@ -199,7 +199,8 @@ class Search(Changed):
                 return site
             where = f" in line {line}" if line else ""
             reason = f"scores or weights are {escape.how}{where}"
-            return self._refusal(softmax, final, reason, advice_about_weights(self.flow, escape.how))
+            advice = advice_about_weights(self.flow, escape.value, escape.how)
+            return self._refusal(softmax, final, reason, advice)
 
     def _on_branches(self, count: int, final: Value, side: int, chain: Term) -> Site | None:
         """The attention under so many conditions: the first ones for which it can be rewritten."""
