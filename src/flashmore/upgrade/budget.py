@@ -19,6 +19,10 @@ FILE_STEPS = 1_000_000
 """Of all functions of a file; the most in the same files is 160,000."""
 
 
+DEFECTS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a defect of the search may raise."""
+
+
 class Exceeded(Exception):
     """More steps than the budget has; the message says what the budget was."""
 

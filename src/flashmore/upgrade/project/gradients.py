@@ -5,16 +5,17 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 
-from flashmore.upgrade.budget import Budget, Exceeded, limited
+from flashmore.upgrade.budget import DEFECTS, Budget, Exceeded, limited
 from flashmore.upgrade.checks.gradients import is_function, reads, told_by
 from flashmore.upgrade.checks.output import ASKS_GRADIENTS
 from flashmore.upgrade.project.twice import Use
+from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.functions import FunctionOf, functions
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import READS_LAYOUT
 from flashmore.upgrade.source.replaced import HOOK
-from flashmore.upgrade.source.scopes import MODULE, last
+from flashmore.upgrade.source.scopes import MODULE, Function, last
 
 _ASKS = rb"autograd\.grad\b|import[ (][^\n]*\bgrad\b|register_\w*hook|retain_grad|\bFunction\b"
 _STEPS = 50_000
@@ -27,7 +28,7 @@ def layouts(module: Module) -> Iterator[Use]:
     for each in module.classes.values():
         backward = each.own_methods.get("backward")
         if backward is not None and is_function(each):
-            line = told_by(backward, 1, module, each)
+            line = _told_by(backward, module, each)
             if line is not None:
                 yield Use(line, f"{each.node.name}.backward", each.node.name, layout=True)
     every = [*functions(module.tree, module)]
@@ -35,7 +36,7 @@ def layouts(module: Module) -> Iterator[Use]:
     for found in every:
         words = {last(node) for node in ast.walk(found.node)}
         if not words.isdisjoint({"grad", *ASKS_GRADIENTS}):
-            with suppress(Exceeded), limited(Budget(_STEPS), _STEPS):
+            with suppress(Exceeded, RecursionError, *DEFECTS), limited(Budget(_STEPS), _STEPS):
                 yield from _of(Flow(module, found.owner, found.node, found.enclosing).run(), found)
         for node in ast.walk(found.node):
             match node:
@@ -45,12 +46,18 @@ def layouts(module: Module) -> Iterator[Use]:
                         yield Use(told, f"a hook of line {node.lineno}", _top(found), layout=True)
 
 
+def _told_by(function: Function | ast.Lambda, module: Module, owner: Class | None) -> int | None:
+    with suppress(Exceeded, RecursionError, *DEFECTS), limited(Budget(_STEPS), _STEPS):
+        return told_by(function, 1, module, owner)
+    return None
+
+
 def _told(hook: ast.expr, named: dict[str, FunctionOf], module: Module) -> int | None:
     """The line in which a hook of a layer's backward reads a layout."""
     if isinstance(hook, ast.Lambda):
-        return told_by(hook, 1, module, None)
+        return _told_by(hook, module, None)
     found = named.get(last(hook))
-    return told_by(found.node, 1, module, found.owner) if found is not None else None
+    return _told_by(found.node, module, found.owner) if found is not None else None
 
 
 def _of(flow: Flow, found: FunctionOf) -> Iterator[Use]:

@@ -61,7 +61,7 @@ class Changed(ABC):
         unused = unused_weights(self.flow, {term.value for term in chain.walk()})
         if unused is None:
             return None
-        name = " and ".join(dict.fromkeys(each.text for each in unused.names))
+        name = "` and `".join(dict.fromkeys(each.text for each in unused.names))
         asked = {(each.text, each.of.node.name if each.of is not None else "") for each in unused.names}
         user, path = unused.module or module, unused.module.path if unused.module is not None else None
         exported = user.elsewhere is not None and any(user.elsewhere.exports(user, *each) for each in asked)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from flashmore.upgrade.budget import Exceeded, limited
+from flashmore.upgrade.budget import DEFECTS, Exceeded, limited
 from flashmore.upgrade.rules.rule import Parsed
 from flashmore.upgrade.site import Site, Verdict
 from flashmore.upgrade.source.functions import FunctionOf, functions
@@ -43,7 +43,7 @@ def _in_function(
         reason, advice = str(exceeded), "split it into several functions"
     except RecursionError:
         reason, advice = "it is nested too deeply", ""
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except DEFECTS as error:
         verdict, reason = "failed", f"{type(error).__name__}: {error}"
         advice = "this is a defect of flashmore: please report it with these lines"
     parsed.unread.add(function)

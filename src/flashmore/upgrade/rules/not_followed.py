@@ -4,7 +4,7 @@ import ast
 from collections.abc import Iterator
 from contextlib import suppress
 
-from flashmore.upgrade.budget import Exceeded, limited
+from flashmore.upgrade.budget import DEFECTS, Exceeded, limited
 from flashmore.upgrade.patterns.terms import Term
 from flashmore.upgrade.plan import candidates, values_of
 from flashmore.upgrade.rules.rule import Parsed
@@ -39,7 +39,7 @@ def _attentions(parsed: Parsed, function: Function) -> Iterator[tuple[int, int]]
     """The lines of each attention in a function."""
     if not any("softmax" in last(each).lower() for each in ast.walk(function)):
         return
-    with suppress(Exceeded, RecursionError), limited(parsed.budget):
+    with suppress(Exceeded, RecursionError, *DEFECTS), limited(parsed.budget):
         flow = Flow(parsed.module, None, function).run()
         shapes = Shapes(flow)
         for final, _, chain in candidates(flow, shapes):
