@@ -778,3 +778,64 @@ def test_weights_are_left_out_where_one_other_file_has_all_callers(
     assert found.verdict == verdict, found.reason
     if verdict == "rewritten":
         assert any("line 11 of block.py calls `attend`" in each for each in found.assumptions)
+
+
+PRODUCTS = """import math
+
+import torch
+from torch import nn
+
+SIZE = 64
+
+
+class Base(nn.Module):
+    def scores(self, q, k):
+        made = torch.matmul(q, k.transpose(-2, -1))
+        return made / math.sqrt(q.size(-1))
+"""
+INHERITS = """import math
+import torch
+from products import Base
+
+
+class Attention(Base):
+    def forward(self, q, k, v):
+        weights = torch.softmax(self.scores(q, k), dim=-1)
+        return weights @ v
+"""
+
+
+def test_a_product_that_is_a_method_of_a_base_class_in_another_file(tmp_path: Path) -> None:
+    found, after = site(tmp_path, {"model.py": INHERITS, "products.py": PRODUCTS})
+    assert found.verdict == "rewritten", found.reason
+    assert "return torch.nn.functional.scaled_dot_product_attention(q, k, v)" in after
+    assert found.fragment is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("import math\n", "import cmath as math\n"),
+        ("import math\n", ""),
+        ("import torch\n", "import torch\nmath = None\n"),
+        ("(self, q, k, v):", "(self, q, k, v, math=None):"),
+    ],
+)
+def test_names_of_such_a_method_mean_the_same_here(tmp_path: Path, old: str, new: str) -> None:
+    found, _ = site(tmp_path, {"model.py": INHERITS.replace(old, new), "products.py": PRODUCTS})
+    assert found.verdict == "refused"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("math.sqrt(q.size(-1))", "SIZE**0.5"),
+        ("    def scores", "    @torch.compiler.disable\n    def scores"),
+        ("\n", "\r\n"),
+        ("        made =", "        super().scores()\n        made ="),
+    ],
+)
+def test_a_method_that_depends_on_its_file_stays(tmp_path: Path, old: str, new: str) -> None:
+    (tmp_path / "products.py").write_text(PRODUCTS.replace(old, new), encoding="utf-8", newline="")
+    found, _ = site(tmp_path, {"model.py": INHERITS})
+    assert found.verdict == "refused"

@@ -1,13 +1,16 @@
 """A helper whose lines mean the same in the place of its call."""
 
 import ast
+import builtins
 from itertools import pairwise
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import walk
+from flashmore.upgrade.project.files import Unreadable, content, decoded
 from flashmore.upgrade.rewrite import has_long_string, require_own_lines
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import Closure
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.scopes import SEE_LOCALS, Scope, arguments_of, claimed_by, is_private, is_static
 from flashmore.upgrade.text import Text, comments
 
@@ -27,8 +30,9 @@ def check_callee(flow: Flow, call: ast.Call, closure: Closure) -> None:
     helper, module = closure.node, flow.own
     assert isinstance(helper, ast.FunctionDef)
     by = [each for each in helper.decorator_list if getattr(each, "id", "") != "staticmethod"]
-    if closure.module is not module or closure.given or closure.names or by:
-        raise Refuse("the helper is decorated, or not of this file")
+    method = closure.bound is not None or is_static(helper)
+    if not (closure.module is module or method) or closure.given or closure.names or by:
+        raise Refuse("the helper is decorated, or a function of another file")
     if any(isinstance(each, ast.Starred) for each in call.args) or any(e.arg is None for e in call.keywords):
         raise Refuse("the helper is given an unknown number of arguments")
     match call.func:
@@ -37,6 +41,7 @@ def check_callee(flow: Flow, call: ast.Call, closure: Closure) -> None:
         case ast.Attribute(value=ast.Name(id="self"), attr=name) if flow.owner is not None:
             first = next((each.arg for each in (*helper.args.posonlyargs, *helper.args.args)), "")
             replaced = module.is_replaced(name) or flow.owner.replaces(name, module)
+            replaced |= closure.module.is_replaced(name)
             of = {each for one in (flow.owner, *flow.owner.below(module)) for each in one.lineage()}
             stored = any(name in each.own_assignments for each in of)
             several = sum(name in each.own_methods for each in of) > 1
@@ -48,6 +53,32 @@ def check_callee(flow: Flow, call: ast.Call, closure: Closure) -> None:
             if not (replaced or stored or unordered or rebound) and (is_static(helper) or first == "self"):
                 return
     raise Refuse("the helper may be another function")
+
+
+def source_of(closure: Closure, own: Module, text: Text) -> Text:
+    """The source of a helper of another file.
+
+    Raises:
+        Refuse: a name means something else there, or the file has other line ends.
+    """
+    home, inside = closure.module, [*walk(closure.node)]
+    if home.path is None or own.elsewhere is None:
+        raise Refuse("the helper has no file")
+    beside = home.path.parent == own.elsewhere.path.parent
+    names = {each.id for each in inside if isinstance(each, ast.Name)}
+    for name in names - {name for each in inside for name in claimed_by(each)}:
+        meanings = home.meanings.get(name, set())
+        full = next(iter(meanings), "builtins" if hasattr(builtins, name) else "")
+        known = full and len(meanings) < 2 and (beside or not full.startswith("."))
+        if not known or meanings != own.meanings.get(name, set()):
+            raise Refuse("a name of the helper may mean something else in another file")
+    try:
+        source = Text(decoded(content(home.path))[0])
+    except Unreadable as unreadable:
+        raise Refuse("the helper's file cannot be read") from unreadable
+    if source.newline != text.newline:
+        raise Refuse("the helper's file has other line ends")
+    return source
 
 
 def check_place(whole: ast.expr, call: ast.Call, text: Text) -> None:
@@ -74,7 +105,7 @@ def _is_callee(whole: ast.expr, node: ast.AST) -> bool:
 
 
 def check_lines(
-    body: list[ast.stmt], helper: ast.FunctionDef, call: ast.Call, caller: Caller, text: Text
+    body: list[ast.stmt], helper: ast.FunctionDef, call: ast.Call, caller: Caller, text: Text, source: Text
 ) -> None:
     """Refuse lines that cannot stand where the call stands.
 
@@ -83,7 +114,8 @@ def check_lines(
         helper: what is called.
         call: the call.
         caller: the statement that calls.
-        text: the source of both.
+        text: the source of the call.
+        source: the source of the helper.
     """
     require_own_lines(caller, text)
     if comments(text.of(call)):
@@ -98,7 +130,7 @@ def check_lines(
     returns = sum(isinstance(each, ast.Return) for each in inside)
     if returns > 1 and not (isinstance(caller, ast.Return) and caller.value is call):
         raise Refuse("the helper returns in several places")
-    if any(isinstance(each, _NOT_MOVED) for each in inside) or has_long_string(body, text):
+    if any(isinstance(each, _NOT_MOVED) for each in inside) or has_long_string(body, source):
         raise Refuse("the helper has a scope of its own, or a multi-line string")
     shared = len(body) > 1 and body[0].lineno == helper.lineno
     if shared or any(after.lineno <= (one.end_lineno or 0) for one, after in pairwise(body)):

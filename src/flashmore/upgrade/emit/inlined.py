@@ -11,6 +11,7 @@ from flashmore.upgrade.checks.inlinable import (
     check_lines,
     check_names,
     check_place,
+    source_of,
 )
 from flashmore.upgrade.edits import edited
 from flashmore.upgrade.emit.words import atom, fresh
@@ -42,7 +43,8 @@ def inlined(flow: Flow, text: Text, blocks: Blocks, made: Value, closure: Closur
         raise Refuse("the helper is called inside another statement")
     check_callee(flow, call, closure)
     check_place(statement.value, call, text)
-    return _Inlining(flow, text, blocks, call, statement, helper).edit()
+    source = text if closure.module is flow.own else source_of(closure, flow.own, text)
+    return _Inlining(flow, text, blocks, call, statement, helper, source).edit()
 
 
 def separated(flow: Flow, text: Text, blocks: Blocks, statement: ast.stmt) -> Edit:
@@ -80,9 +82,10 @@ def separated(flow: Flow, text: Text, blocks: Blocks, statement: ast.stmt) -> Ed
 class _Inlining:
     def __init__(
         self, flow: Flow, text: Text, blocks: Blocks, call: ast.Call, statement: Caller,
-        helper: ast.FunctionDef,
+        helper: ast.FunctionDef, source: Text,
     ) -> None:  # fmt: skip
         self.flow = flow
+        self.source = source
         self.text = text
         self.blocks = blocks
         self.call = call
@@ -95,7 +98,7 @@ class _Inlining:
         self.mentioned = {each.id for each in outer if isinstance(each, ast.Name)} | self.bound
         self.shared = _captured(flow)
         self.stored = {name for one in self.body for each in walk(one) for name in claimed_by(each)}
-        check_lines(self.body, helper, call, statement, text)
+        check_lines(self.body, helper, call, statement, text, source)
         check_names(self.body, helper, self.bound)
 
     def edit(self) -> Edit:
@@ -115,7 +118,7 @@ class _Inlining:
 
     def _last(self, returned: ast.expr, names: dict[str, str], block: str) -> str:
         """The statement that calls, with what the helper returns in the call's place."""
-        result = _flat(self._renamed(*self.text.span(returned), names))
+        result = _flat(self._renamed(*self.source.span(returned), names))
         (start, end), (first, after) = (
             self.text.whole_lines(self.statement),
             self.text.span(self.call),
@@ -132,7 +135,7 @@ class _Inlining:
                 live = [pair for pair in zip(targets, elements, strict=True) if not self._is_lost(*pair)]
                 if len(live) == 1:
                     target, element = live[0]
-                    text = _flat(self._renamed(*self.text.span(element), names))
+                    text = _flat(self._renamed(*self.source.span(element), names))
                     return f"{self.text.indent(self.statement)}{self.text.of(target)} = {text}{line}"
         return f"{source[start:first]}{result}{source[after:end]}"
 
@@ -166,7 +169,7 @@ class _Inlining:
         defaults = {name: node for name, node in defaults_of(spec).items() if name not in given}
         lines = []
         for name, node in (*given.items(), *defaults.items()):
-            text = _flat(self.text.of(node))
+            text = _flat((self.text if name in given else self.source).of(node))
             if (
                 name not in self.stored
                 and isinstance(node, ast.Constant)
@@ -232,8 +235,8 @@ class _Inlining:
 
     def _moved(self, statements: list[ast.stmt], names: dict[str, str], indent: str) -> str:
         """The helper's lines, as deep as the call."""
-        start, end = self.text.whole_lines(statements[0])[0], self.text.whole_lines(statements[-1])[1]
-        own = self.text.indent(statements[0])
+        start, end = self.source.whole_lines(statements[0])[0], self.source.whole_lines(statements[-1])[1]
+        own = self.source.indent(statements[0])
         result = []
         for each in Text(self._renamed(start, end, names)).lines:
             if each.strip() and not each.startswith(own) and not each.lstrip().startswith("#"):
@@ -248,10 +251,10 @@ class _Inlining:
             for one in self.body
             for each in walk(one)
             if isinstance(each, ast.Name) and names.get(each.id, each.id) != each.id
-            for at, to in (self.text.span(each),)
+            for at, to in (self.source.span(each),)
             if start <= at and to <= end
         ]
-        return edited(self.text.source[start:end], changes)
+        return edited(self.source.source[start:end], changes)
 
 
 def _captured(flow: Flow) -> set[str]:

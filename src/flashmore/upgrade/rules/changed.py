@@ -99,7 +99,8 @@ class Changed(ABC):
             assert value.statement is not None
             with suppress(Refuse):
                 edit = inlined(self.flow, self.text, self.blocks, value, closure)
-                name = next(e.name for e in functions(module.tree, module) if e.node is closure.node)
+                own = (e.name for e in functions(module.tree, module) if e.node is closure.node)
+                name = next(own, None)  # of another file, none
                 yield edit, value.statement, name
         statements = {value.statement for value in values if isinstance(value.statement, ast.Assign)}
         for statement in sorted(statements, key=lambda each: each.lineno if each else 0):
