@@ -24,7 +24,6 @@ from flashmore.upgrade.source.scopes import Function, arguments_of, bound_argume
 _ENDS = MOVES | PRODUCTS | METADATA
 _ENDS |= {"rearrange", "linear", "log_softmax", "layer_norm", "group_norm", "const", "global", "missing"}
 _ENDS |= {f"layer:{name}" for name in ("Linear", "LayerNorm", "GroupNorm", "Embedding")}
-_HOOKS = {"register_hook", "register_post_accumulate_grad_hook"}
 _STEPS = 20_000
 """So much of the search may one function take that makes an operand."""
 _GRAD = "torch.autograd.grad"
@@ -104,7 +103,8 @@ def check_gradients(found: Attention) -> tuple[str, ...]:
     names = set()
     for flow, value in exposed(found):
         asked = [value, *(each for each in value.users if each.op != "apply")]
-        for read in (each for one in asked for each in reads(flow, one, value)):
+        read = next(filter(None, (read_by(flow, each, value) for each in asked)), None)
+        if read is not None:
             where = f"line {read.line}" if read.module is found.flow.module else _place(read)
             raise Refuse(
                 f"{where} reads how a gradient is laid out in memory, which fused kernels change",
@@ -120,7 +120,7 @@ def _place(read: Read) -> str:
     return f"{name}, line {read.line},"
 
 
-def reads(flow: Flow, value: Value, by: Value | None = None) -> Iterator[Read]:
+def read_by(flow: Flow, value: Value, by: Value | None = None) -> Read | None:
     """Where the layout of the gradient that a value asks for is read.
 
     Args:
@@ -135,18 +135,15 @@ def reads(flow: Flow, value: Value, by: Value | None = None) -> Iterator[Read]:
         of = {inputs, *(inputs.args if inputs is not None and inputs.op == "tuple" else ())}
         line = layout_told(flow, value) if by is None or by in of else None
     elif value.op == "retain_grad":
-        line = next(
-            (told for each in value.args[0].users if each.op == "attr:grad"
-             if (told := layout_told(flow, each)) is not None), None,
-        )  # fmt: skip
-    elif value.op in _HOOKS and len(value.args) > 1:
+        kept = (each for each in value.args[0].users if each.op == "attr:grad")
+        line = next((told for each in kept if (told := layout_told(flow, each)) is not None), None)
+    elif value.op == "register_hook" and len(value.args) > 1:
         hook = _function(flow, value.args[1])
         line = told_by(hook, 0, module, None) if hook is not None else None
-    elif (made := _applied(value, module)) is not None and (backward := made.method("backward")) is not None:
+    elif (made := applied(value, module)) is not None and (backward := made.method("backward")) is not None:
         module = made.module
         line = told_by(backward, 1, module, made)
-    if line is not None and value.node is not None:
-        yield Read(value.node, line, module)
+    return Read(value.node, line, module) if line is not None and value.node is not None else None
 
 
 def told_by(function: Function | ast.Lambda, first: int, module: Module, owner: Class | None) -> int | None:
@@ -166,13 +163,12 @@ def _function(flow: Flow, value: Value) -> Function | ast.Lambda | None:
     return flow.module.functions.get(str(value.detail)) if value.op == "global" else None
 
 
-def _applied(value: Value, module: Module) -> Class | None:
-    """The class whose `apply` a call is of."""
-    if value.op == "apply" and value.args and value.args[0].op == "global":
-        name = str(value.args[0].detail)
-    elif value.op == "call" and str(value.detail).endswith(".apply"):
-        name = str(value.detail).removesuffix(".apply")
-    else:
+def applied(value: Value, module: Module) -> Class | None:
+    """The class whose `apply` a call is of, under whatever name."""
+    callee = value.args[0] if value.args and value.op in ("apply", "call") else value
+    of = callee.args[0] if callee.op == "attr:apply" else callee
+    name = str(value.detail if of.op != "global" else of.detail).removesuffix(".apply")
+    if value.op != "apply" and of is callee and not str(value.detail).endswith(".apply"):
         return None
     found = module.classes.get(name) or module.class_of(name)
     return found if found is not None and is_function(found) else None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from flashmore.upgrade.budget import DEFECTS, Budget, Exceeded, limited
-from flashmore.upgrade.checks.gradients import is_function, reads, told_by
+from flashmore.upgrade.checks.gradients import applied, is_function, read_by, told_by
 from flashmore.upgrade.checks.output import ASKS_GRADIENTS
 from flashmore.upgrade.project.twice import Use
 from flashmore.upgrade.source.classes import Class
@@ -62,9 +62,9 @@ def _told(hook: ast.expr, named: dict[str, FunctionOf], module: Module) -> int |
 
 def _of(flow: Flow, found: FunctionOf) -> Iterator[Use]:
     for value in flow.values:
-        if value.op != "apply" and not str(value.detail).endswith(".apply"):
-            for read in reads(flow, value):
-                yield Use(read.line, f"`{value.name()}`", _top(found), layout=True, node=read.node)
+        read = read_by(flow, value) if applied(value, flow.module) is None else None
+        if read is not None:
+            yield Use(read.line, f"`{value.name()}`", _top(found), layout=True, node=read.node)
 
 
 def _top(found: FunctionOf) -> str | None:
