@@ -81,7 +81,9 @@ def _place_in_return(call: ast.Call, index: int, parents: Parents) -> int | None
             target = targets[index] if index < len(targets) else None
             read = [*_reads(target, parents)] if isinstance(target, ast.Name) else []
             whole = parents.get(read[0]) if len(read) == 1 and read[0] is not None else None
-            if isinstance(whole, ast.Tuple) and isinstance(parents.get(whole), ast.Return):
+            by = parents.get(whole) if isinstance(whole, ast.Tuple) else None
+            same = by is not None and _function_around(by, parents) is _function_around(call, parents)
+            if isinstance(whole, ast.Tuple) and isinstance(by, ast.Return) and same:
                 return next(at for at, each in enumerate(whole.elts) if each is read[0])
     return None
 

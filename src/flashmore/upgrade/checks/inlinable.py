@@ -61,12 +61,16 @@ def source_of(closure: Closure, own: Module, text: Text) -> Text:
     Raises:
         Refuse: a name means something else there, or the file has other line ends.
     """
-    home, inside = closure.module, [*walk(closure.node)]
+    home, helper = closure.module, closure.node
+    assert isinstance(helper, ast.FunctionDef)
+    inside = [each for one in helper.body for each in walk(one)]
     if home.path is None or own.elsewhere is None:
         raise Refuse("the helper has no file")
     beside = home.path.parent == own.elsewhere.path.parent
     names = {each.id for each in inside if isinstance(each, ast.Name)}
-    for name in names - {name for each in inside for name in claimed_by(each)}:
+    own_names = {each.arg for each in arguments_of(helper.args)}
+    own_names |= {name for each in inside for name in claimed_by(each)}
+    for name in names - own_names:
         meanings = home.meanings.get(name, set())
         full = next(iter(meanings), "builtins" if hasattr(builtins, name) else "")
         known = full and len(meanings) < 2 and (beside or not full.startswith("."))
