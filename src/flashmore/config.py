@@ -39,6 +39,8 @@ MOST_THREADS = 4096
 MOST_TEACHERS = 9
 TEACHERS_SHARE = 0.7
 """Share of the teachers' predictions in the targets; the rest are the characters that follow."""
+TEMPERATURE_OF_FEW = 0.9
+"""Of the loss with items that are sampled."""
 LARGEST_FACTOR = 1e38
 """Upper bound of optimizer settings, which are used in float32."""
 BY_PRESET: Any = None
@@ -373,6 +375,15 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
     def soft_weight(self) -> float:
         """Share of the soft targets, of n-grams or of teachers, in the loss."""
         return TEACHERS_SHARE if self.distilled else self.ngram_smoothing
+
+    @property
+    def loss_temperature(self) -> float:
+        """What logits are divided by in the training loss alone, after which predictions are less confident.
+
+        Trained on few items, models are too confident; this is temperature scaling (Guo et al. 2017,
+        https://arxiv.org/abs/1706.04599, section 4.2) by a constant, since there are too few items to fit it.
+        """
+        return TEMPERATURE_OF_FEW if self.ngram_items else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a run's config.json."""

@@ -157,6 +157,10 @@ class Ngrams:
             parts.append(self._distributions(contexts[:order], own, removed))
         return torch.cat(parts)
 
+    def left_out_loss(self, order: int) -> float:
+        """Nats per character: the mean loss of `left_out`."""
+        return -self.left_out(order).gather(1, self._following[:, None]).log().mean().item()
+
     def after(self, ids: Tensor, order: int) -> Tensor:
         """The distribution after every position of ids (N, T), each of which begins with BOS.
 

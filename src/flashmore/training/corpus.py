@@ -76,6 +76,14 @@ class Corpus:
         in_memory = self.split.weights is None and self.stored is None
         return in_memory and self.positions * self.vocab_size <= MOST_SMOOTHED
 
+    @property
+    def context_gain(self) -> float:
+        """By how much 5-grams have a lower loss than bigrams, in nats per character of the training items,
+        each left out of the counts."""
+        items = encode_items(self.split.train, self.vocabulary, self.block_size, "cpu")
+        ngrams = Ngrams(items, self.vocab_size)
+        return ngrams.left_out_loss(2) - ngrams.left_out_loss(SMOOTHING_ORDER)
+
     def sampled(self, items: tuple[str, ...], seed: int) -> list[str]:
         """Items sampled from the n-grams of others, for distillation (Kim and Rush 2016,
         https://arxiv.org/abs/1606.07947, section 3.2, with an n-gram model as the teacher)."""

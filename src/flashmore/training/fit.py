@@ -16,10 +16,12 @@ LARGE = 20_000
 """From this number of items on, the number of steps no longer grows with the list."""
 MUON_STEPS = 1100
 """Steps for such lists with Muon, which needs fewer than AdamW; each takes longer."""
-SMOOTHING = 0.4
+SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
 """Share of the soft targets."""
-FEW, NGRAM_ITEMS = 500, 0.5
-"""Below this number of items, the share of sampled ones in each batch."""
+FEW = 500
+"""Below this number of items, n-grams are the better teachers."""
+SHARED_PARTS, NGRAM_ITEMS = 0.37, 0.5
+"""From this `context_gain` on, few items have parts in common, and this share of each batch is sampled."""
 TEACHERS = 3
 """Teachers of `names-long`; with them it needs no dropout."""
 FEWEST_STEPS = 30
@@ -44,7 +46,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     distilled = bool(config.teacher or teachers)
     values = {**DEFAULTS, "teachers": teachers}
     if corpus.smoothable and not distilled:
-        values |= {"ngram_smoothing": SMOOTHING, "ngram_items": NGRAM_ITEMS if items < FEW else 0.0}
+        values |= _of_ngrams(corpus)
     values |= spec.training
     if spec.muon:
         values["optimizer"] = "muon"
@@ -73,6 +75,15 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     return replace(config, **{name: values[name] for name in missing}), (
         f"for {items:,} items: {', '.join(told)}",
     )
+
+
+def _of_ngrams(corpus: Corpus) -> dict[str, Any]:
+    """What the model learns from n-grams."""
+    if corpus.items >= FEW:
+        return {"ngram_smoothing": SMOOTHING}
+    if corpus.context_gain < SHARED_PARTS:
+        return {"ngram_smoothing": SMOOTHING_OF_FEW}
+    return {"ngram_smoothing": SMOOTHING, "ngram_items": NGRAM_ITEMS}
 
 
 def _for_few(items: int, spec: ModelSpec, *, sampled: bool) -> dict[str, Any]:

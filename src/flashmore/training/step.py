@@ -58,14 +58,20 @@ def _not_16_bit(logits: Tensor) -> Tensor:
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
-def training_loss(logits: Tensor, batch: Batch, soft_weight: float) -> tuple[Tensor, Tensor]:
+def training_loss(
+    logits: Tensor, batch: Batch, soft_weight: float, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The value to minimise and `mean_loss`, which differ where the batch has soft targets.
+
+    Both are of the logits divided by the temperature.
 
     Each target is `soft_weight` parts of a distribution and 1 - `soft_weight` parts of the character that
     follows: distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531), or, where it is that of
     n-grams, label smoothing (Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7) that knows
     the context.
     """
+    if temperature != 1:
+        logits = logits / temperature
     if batch.soft_targets is None:
         loss = mean_loss(logits, batch.targets, batch.characters)
         return loss, loss
@@ -139,7 +145,7 @@ class EagerStep:
         self.optimizers = optimizers_of(model, config, fused=fused)
         self.together: Any = self.optimizers[0] if len(self.optimizers) == 1 else _Together(self.optimizers)
         self.grad_clip = config.grad_clip
-        self.soft_weight = config.soft_weight
+        self.soft_weight, self.temperature = config.soft_weight, config.loss_temperature
         self.precision = precision_of(config, device)
         # float16's gradients underflow without scaling; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.dtype == "float16")
@@ -197,7 +203,8 @@ class EagerStep:
         """Add the gradient of a slice; returns its loss."""
         seed_dropout(batch)
         with self.precision():
-            minimised, loss = training_loss(self.forward(batch.ids, *batch.extra), batch, self.soft_weight)
+            logits = self.forward(batch.ids, *batch.extra)
+            minimised, loss = training_loss(logits, batch, self.soft_weight, self.temperature)
         if self.ranks.connected and not self.ordered:
             minimised = minimised * self.ranks.size  # of which PyTorch takes the mean over the ranks
         self.scaler.scale(minimised).backward()  # type: ignore[no-untyped-call]

@@ -35,7 +35,7 @@ TOKENS_MULTIPLE = 16
 """To this multiple the packed tokens of a batch are padded, because oneDNN generates code for each number."""
 TOKEN_INPUTS = (7, 8, 9, 10, 13)
 """Inputs of a packed step with a row for each token: ids, targets, positions, places and soft targets."""
-_CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "dtype")
+_CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "dtype", "ngram_items")
 """The options that are constants of a step. Learning rates and weight decay are inputs."""
 _CODE = (
     "models/*.py", "backends/*.py", "training/compiled/*.py",

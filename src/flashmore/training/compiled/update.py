@@ -120,7 +120,7 @@ class Update:
                 logits = functional_call(self.model, self.views(flat), (batch.ids, *batch.extra))
             if unused is not None:
                 logits = logits + unused
-            return training_loss(logits, batch, self.config.soft_weight)
+            return training_loss(logits, batch, self.config.soft_weight, self.config.loss_temperature)
 
         gradient, (_, loss) = grad_and_value(loss_of, has_aux=True)(flat)
         assert isinstance(loss, Tensor)
