@@ -839,3 +839,16 @@ def test_a_method_that_depends_on_its_file_stays(tmp_path: Path, old: str, new: 
     (tmp_path / "products.py").write_text(PRODUCTS.replace(old, new), encoding="utf-8", newline="")
     found, _ = site(tmp_path, {"model.py": INHERITS})
     assert found.verdict == "refused"
+
+
+def test_a_layer_of_another_file_that_views_the_output_gets_it_contiguous(tmp_path: Path) -> None:
+    layer = "class Merge(torch.nn.Module):\n    def forward(self, x):\n        return {}\n"
+    source = (
+        "import torch\nfrom layers import Merge\n\n\nclass Attention(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.merge = Merge()\n\n"
+        "    def forward(self, q, k, v):\n"
+        "        return self.merge(torch.softmax(q @ k.transpose(-2, -1), dim=-1) @ v)\n"
+    )
+    for made, contiguous in (("x.view(x.size(0), -1)", True), ("x.flatten(1)", False)):
+        _, after = site(tmp_path, {"model.py": source, "layers.py": "import torch\n\n" + layer.format(made)})
+        assert (".contiguous()" in after) == contiguous

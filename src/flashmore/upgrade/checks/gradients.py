@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from flashmore.upgrade.axes import Refuse
 from flashmore.upgrade.budget import Budget, Exceeded, limited
+from flashmore.upgrade.checks.callees import applied, callee
 from flashmore.upgrade.checks.output import callers, calls_of, layout_told
 from flashmore.upgrade.plan import Attention
-from flashmore.upgrade.source.attributes import Attribute, stored_in
 from flashmore.upgrade.source.classes import Class
 from flashmore.upgrade.source.flow import Flow
 from flashmore.upgrade.source.graph import PRODUCTS, Closure, Value
-from flashmore.upgrade.source.module import Found, Module
+from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import METADATA, MOVES
-from flashmore.upgrade.source.scopes import Function, arguments_of, bound_arguments, last
+from flashmore.upgrade.source.scopes import Function, arguments_of, bound_arguments
 
 _ENDS = MOVES | PRODUCTS | METADATA
 _ENDS |= {"rearrange", "linear", "log_softmax", "layer_norm", "group_norm", "const", "global", "missing"}
@@ -78,19 +78,12 @@ def _given(flow: Flow, name: str) -> list[tuple[Flow, Value]]:
 
 def _returned(flow: Flow, value: Value) -> list[tuple[Flow, Value]]:
     """What a function of the project returns, or the `forward` of a layer of its, where one is called."""
-    function, module, owner = None, flow.module, None
-    if value.op == "call" and isinstance(value.detail, Attribute):
-        made = stored_in(value.detail, flow.module)
-        calls = [(each.func, home) for each, home in made if isinstance(each, ast.Call)]
-        for func, home in calls[:1]:
-            owner = home.classes.get(last(func)) or home.class_of(home.qualified(func))
-            found = owner.method_and_module("forward") if owner is not None else None
-            module, function = found if found is not None else (module, None)
-    elif value.op == "call" and isinstance(defined := module.definition(str(value.detail)), Found):
-        module, function = defined.module, defined.module.functions.get(defined.name)
+    called = callee(value, flow.module)
+    if called is None or called.function is flow.function or applied(value, flow.module) is not None:
+        return []
     with suppress(Exceeded), limited(Budget(_STEPS), _STEPS):
-        inside = Flow(module, owner, function).run() if function not in (None, flow.function) else None
-        return [(inside, each.args[0]) for each in inside.values if each.op == "return"] if inside else []
+        inside = Flow(called.module, called.owner, called.function).run()
+        return [(inside, each.args[0]) for each in inside.values if each.op == "return"]
     return []
 
 
@@ -161,19 +154,3 @@ def _function(flow: Flow, value: Value) -> Function | ast.Lambda | None:
     if isinstance(value.detail, Closure):
         return value.detail.node
     return flow.module.functions.get(str(value.detail)) if value.op == "global" else None
-
-
-def applied(value: Value, module: Module) -> Class | None:
-    """The class whose `apply` a call is of, under whatever name."""
-    callee = value.args[0] if value.args and value.op in ("apply", "call") else value
-    of = callee.args[0] if callee.op == "attr:apply" else callee
-    name = str(value.detail if of.op != "global" else of.detail).removesuffix(".apply")
-    if value.op != "apply" and of is callee and not str(value.detail).endswith(".apply"):
-        return None
-    found = module.classes.get(name) or module.class_of(name)
-    return found if found is not None and is_function(found) else None
-
-
-def is_function(found: Class) -> bool:
-    """Whether a class is one of PyTorch's Functions, which have a backward of their own."""
-    return any(last(base) == "Function" for each in found.lineage() for base in each.node.bases)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from flashmore.upgrade.budget import step
+from flashmore.upgrade.checks.callees import callee
 from flashmore.upgrade.checks.functions import makes_inplace
 from flashmore.upgrade.checks.pure import is_inplace_name
 from flashmore.upgrade.plan import Attention
@@ -22,7 +23,7 @@ from flashmore.upgrade.source.functions import functions
 from flashmore.upgrade.source.graph import Closure, Value
 from flashmore.upgrade.source.module import Module
 from flashmore.upgrade.source.operations import KEEPS_LAYOUT, MAY_SHARE_MEMORY, MOVES, READS_LAYOUT
-from flashmore.upgrade.source.scopes import Function, last
+from flashmore.upgrade.source.scopes import Function, arguments_of, last
 from flashmore.upgrade.text import Text
 
 _CONTAINERS = {"tuple", "opaque"}
@@ -199,17 +200,26 @@ def _uses(flow: Flow, value: Value) -> Iterator[tuple[Flow, Value, bool, bool]]:
 def _reads_layout(user: Value, module: Module) -> bool:
     if user.op.removeprefix("attr:") in READS_LAYOUT:
         return True
-    if user.op != "call" or not user.args:
+    if user.op not in ("call", "apply") or not user.args:
         return False
-    callee = user.args[0]
-    function = module.functions.get(str(callee.detail)) if callee.op == "global" else None
-    if isinstance(callee.detail, Closure):
-        function = callee.detail.node if isinstance(callee.detail.node, Function) else None
-    return function is not None and _mentions_layout(function)
+    called = user.args[0]
+    function = module.functions.get(str(called.detail)) if called.op == "global" else None
+    if isinstance(called.detail, Closure):
+        function = called.detail.node if isinstance(called.detail.node, Function) else None
+    if function is not None:
+        return any(_layouts_in(function))
+    found = callee(user, module)
+    if found is None:
+        return False
+    given = {each.arg for each in arguments_of(found.function.args)} - {"self"}
+    inside = (each for one in _layouts_in(found.function) for each in ast.walk(one))
+    return any(isinstance(each, ast.Name) and each.id in given for each in inside)
 
 
-def _mentions_layout(node: ast.AST) -> bool:
-    return any(isinstance(each, ast.Attribute) and each.attr in READS_LAYOUT for each in ast.walk(node))
+def _layouts_in(node: ast.AST) -> Iterator[ast.Attribute]:
+    for each in ast.walk(node):
+        if isinstance(each, ast.Attribute) and each.attr in READS_LAYOUT:
+            yield each
 
 
 def callers(flow: Flow) -> list[Flow]:

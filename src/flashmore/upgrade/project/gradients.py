@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from flashmore.upgrade.budget import DEFECTS, Budget, Exceeded, limited
-from flashmore.upgrade.checks.gradients import applied, is_function, read_by, told_by
+from flashmore.upgrade.checks.callees import applied, is_function
+from flashmore.upgrade.checks.gradients import read_by, told_by
 from flashmore.upgrade.checks.output import ASKS_GRADIENTS
 from flashmore.upgrade.project.twice import Use
 from flashmore.upgrade.source.classes import Class
