@@ -152,7 +152,7 @@ def _verdicts(
     # Gradients may be small differences of large terms; outputs are not, so only outputs count for them.
     outs = max((size for name, size in sizes.items() if name.startswith("out")), default=0.0)
     largest = max(sizes.values(), default=0.0)
-    sums = _sums({name: right for name, right in reference.items() if name.startswith("d ")}, sizes)
+    sums = _sums(reference, sizes)
     for name, right in reference.items():
         got, near, kept = answer[name], plain[name], finite[name]
         if got.shape != near.shape:
@@ -182,12 +182,13 @@ def _verdicts(
             yield TensorVerdict(name, word, error, found.budget)
 
 
-def _sums(gradients: Mapping[str, Tensor], sizes: Mapping[str, float]) -> dict[str, float]:
+def _sums(results: Mapping[str, Tensor], sizes: Mapping[str, float]) -> dict[str, float]:
     """Of each gradient that is a sum over elements of a larger one: a term times the root of their number.
 
     That of a learned scale is the sum of the products of the queries' elements and their gradients, which are
     as large as the gradients are at their largest.
     """
+    gradients = {name: each for name, each in results.items() if name.startswith("d ")}
     most = max((each.numel() for each in gradients.values()), default=0)
     term = max((sizes[name] for name, each in gradients.items() if each.numel() == most), default=0.0)
     count = {name: most / max(each.numel(), 1) for name, each in gradients.items()}
