@@ -15,10 +15,11 @@ from flashmore.errors import ConfigError, Interrupted, require_valid
 from flashmore.generation.options import GenerateOptions
 from flashmore.ranks import rank, world_size
 from flashmore.specs import model_spec
-from flashmore.terminal import write_json
+from flashmore.terminal import say, write_json
 
 if TYPE_CHECKING:
     from flashmore.runs import Run
+    from flashmore.training.resolve import Resolved
     from flashmore.training.result import TrainResult
 
 MOST_SPLITS = 1000
@@ -118,14 +119,15 @@ def main(argv: Sequence[str]) -> int:
         require_random_splits(command.config, command.splits)
 
     class Line(ProgressLine):
-        """A progress line that also compiles for later runs as soon as training has started."""
+        """A progress line that also knows with which speed-ups later runs would be faster."""
+
+        resolved: "Resolved | None" = None
 
         def started(self, session: Session) -> None:
             super().started(session)
-            if background.start(session.resolved):
-                self.console.print("compiling in the background, with the lowest priority, for later runs")
+            self.resolved = session.resolved
 
-    with Background() as background, Line() as line:
+    with Line() as line:
         if isinstance(command, Resume):
             changes = {name: getattr(command, name) for name in CHANGEABLE}
             changes = {name: value for name, value in changes.items() if value is not None}
@@ -148,10 +150,14 @@ def main(argv: Sequence[str]) -> int:
             found = f"after the first split, whose run is {result.run}"
             again = "Repeat the command with that run as --out for the other splits."
             raise Interrupted("all splits", found, again) from None
-    if command.json:
-        write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
-    else:
-        _show(result, losses)
+    # Not while training: a compiler, even with the lowest priority, can slow steps on two CPUs twentyfold.
+    with Background() as background:
+        if line.resolved is not None and background.start(line.resolved):
+            say("compiling in the background, with the lowest priority, for later runs")
+        if command.json:
+            write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
+        else:
+            _show(result, losses)
     if isinstance(command, Train) and command.open:
         open_page(Path(result.run))
     return 0
