@@ -39,8 +39,8 @@ MOST_THREADS = 4096
 MOST_TEACHERS = 9
 TEACHERS_SHARE = 0.7
 """Share of the teachers' predictions in the targets; the rest are the characters that follow."""
-TEMPERATURE_OF_FEW = 0.9
-"""Of the loss with items that are sampled."""
+SAMPLED_TEMPERATURE = 0.9
+"""Of the training loss with items that are sampled."""
 LARGEST_FACTOR = 1e38
 """Upper bound of optimizer settings, which are used in float32."""
 BY_PRESET: Any = None
@@ -353,7 +353,8 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         if len(self.teacher) > MOST_TEACHERS:
             found = f"{len(self.teacher)}"
             raise ConfigError(f"at most {MOST_TEACHERS} runs with --teacher", found, "fewer of them")
-        for name in ("weight", "ngram_smoothing", "teachers") if self.teacher else ("weight",):
+        others = ("ngram_smoothing", "teachers") if self.teacher else ()
+        for name in ("weight", "ngram_items", *others):
             if getattr(self, name):
                 raise ConfigError(
                     f"{self.teacher_option} without {option_of(name)}", "both", "one of the two options"
@@ -383,7 +384,7 @@ class TrainConfig(RunConfig, OptimConfig, ModelOptions, DataConfig):
         Trained on few items, models are too confident; this is temperature scaling (Guo et al. 2017,
         https://arxiv.org/abs/1706.04599, section 4.2) by a constant, since there are too few items to fit it.
         """
-        return TEMPERATURE_OF_FEW if self.ngram_items else 1.0
+        return SAMPLED_TEMPERATURE if self.ngram_items else 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a run's config.json."""

@@ -169,7 +169,7 @@ def test_a_mixed_batch_has_a_share_of_the_other_items(
 ) -> None:
     count, batch = sizes
     indices = MixedOrder(count, others, batch, share, 3407).indices(step)
-    rows = min(round(batch * share), batch - 1)
+    rows = min(max(1, round(batch * share)), batch - 1) if share else 0
     assert torch.equal(indices[: batch - rows], BatchOrder(count, batch - rows, 3407).indices(step))
     assert ((count <= indices[batch - rows :]) & (indices[batch - rows :] < count + others)).all()
     assert len(indices) == batch

@@ -108,6 +108,7 @@ def test_a_pack_names_no_folder_of_a_teacher(teachers: tuple[str, ...], tmp_path
     ({"split_seed": 7}, "one, on others"),
     ({"teacher": ("nowhere",)}, "no such folder"),
     ({"ngram_smoothing": 0.1}, "both"),
+    ({"ngram_items": 0.1}, "both"),
     ({"mode": "text", "block_size": 8}, "no effect with --mode text"),
     ({"teacher": ("many",) * 10}, "10"),
 ])  # fmt: skip

@@ -9,7 +9,8 @@ import pytest
 from flashmore.config import OPEN, TrainConfig
 from flashmore.runs import Run
 from flashmore.training.corpus import read_corpus
-from flashmore.training.fit import SMOOTHING, fit
+from flashmore.training.distillation import teacher_config
+from flashmore.training.fit import NGRAM_ITEMS, SMOOTHING, SMOOTHING_OF_FEW, fit
 from flashmore.training.loop import Observer, resume, train
 from flashmore.training.session import Session
 
@@ -120,3 +121,36 @@ def test_training_stops_when_the_validation_loss_no_longer_improves(tmp_path: Pa
     whole = train(replace(config, patience=0), tmp_path / "whole")
     assert whole.steps == 300
     assert whole.test_loss == pytest.approx(result.test_loss, abs=0.2)
+
+
+def parts(folder: Path) -> Path:
+    """Items that share long parts."""
+    words = (
+        "north",
+        "south",
+        "western",
+        "eastern",
+        "upper",
+        "lower",
+        "island",
+        "province",
+        "district",
+        "region",
+    )
+    path = folder / "parts.txt"
+    path.write_text("\n".join(f"{a} {b}" for a in words for b in words if a != b), encoding="utf-8")
+    return path
+
+
+def test_items_that_share_parts_are_sampled_too_unless_an_option_says_otherwise(tmp_path: Path) -> None:
+    file = parts(tmp_path)
+    shared = fitted(TrainConfig(file=file))
+    assert (shared.ngram_items, shared.ngram_smoothing) == (NGRAM_ITEMS, SMOOTHING)
+    off = fitted(TrainConfig(file=file, ngram_items=0.0))
+    assert (off.ngram_smoothing, off.dropout) == (SMOOTHING_OF_FEW, 0.2)
+    assert off.max_steps * 2 == pytest.approx(shared.max_steps, abs=1)
+    for others in ({"ngram_smoothing": 0.0}, {"batch_size": 1}, {"teachers": 1}, {"preset": "names-long"}):
+        assert not fitted(TrainConfig(file=file, **others)).ngram_items
+    assert not fitted(teacher_config(TrainConfig(file=file), 1, 100)).ngram_items
+    assert not fitted(TrainConfig(file=names(tmp_path, 100))).ngram_items
+    assert not fitted(TrainConfig(file=file, model="bigram")).ngram_items

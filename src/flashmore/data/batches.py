@@ -176,6 +176,11 @@ class BatchOrder:
         return self._order
 
 
+def sampled_rows(batch: int, share: float) -> int:
+    """How many of the rows of a batch a share of them is: at least one, and not all."""
+    return min(max(1, round(batch * share)), batch - 1) if share else 0
+
+
 class MixedOrder:
     """The same for batches whose last rows are of other items, which are numbered after the N = `count`.
 
@@ -183,12 +188,12 @@ class MixedOrder:
         count: N.
         others: number of the other items; at least 1.
         batch: B.
-        share: of the other items in a batch, rounded to whole items; some of the N remain.
+        share: of the other items in a batch; see `sampled_rows`.
         seed: of both orders.
     """
 
     def __init__(self, count: int, others: int, batch: int, share: float, seed: int) -> None:
-        rows = min(round(batch * share), batch - 1)
+        rows = sampled_rows(batch, share)
         self.batch_size, self._count = batch, count
         self._own = BatchOrder(count, batch - rows, seed)
         self._others = BatchOrder(others, rows, seed) if rows else None

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flashmore.config import DEFAULTS, OPEN, TrainConfig
+from flashmore.data.batches import sampled_rows
 from flashmore.ranks import world_size
 from flashmore.specs import ModelSpec, model_spec
 from flashmore.training.corpus import Corpus
@@ -20,8 +21,9 @@ SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
 """Share of the soft targets."""
 FEW = 500
 """Below this number of items, n-grams are the better teachers."""
-SHARED_PARTS, NGRAM_ITEMS = 0.37, 0.5
-"""From this `context_gain` on, few items have parts in common, and this share of each batch is sampled."""
+LEAST_CONTEXT_GAIN, NGRAM_ITEMS = 0.37, 0.5
+"""From this `context_gain` on, such items share parts that few of them show, and this share of each batch is
+sampled."""
 TEACHERS = 3
 """Teachers of `names-long`; with them it needs no dropout."""
 FEWEST_STEPS = 30
@@ -46,7 +48,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     distilled = bool(config.teacher or teachers)
     values = {**DEFAULTS, "teachers": teachers}
     if corpus.smoothable and not distilled:
-        values |= _of_ngrams(corpus)
+        values |= _of_ngrams(config, corpus, spec)
     values |= spec.training
     if spec.muon:
         values["optimizer"] = "muon"
@@ -62,7 +64,7 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     elif items < LARGE and "max_steps" in missing:
         passes = 3 if items < 5000 else 2
         passes *= 1 if muon else 4  # AdamW needs more steps
-        own = values["batch_size"] * (1 - values["ngram_items"])
+        own = values["batch_size"] - sampled_rows(values["batch_size"], values["ngram_items"])
         values["max_steps"] = max(FEWEST_STEPS, round(passes * corpus.positions / own))
     if "warmup_steps" in missing:
         values["warmup_steps"] = min(100, values["max_steps"] // 10)
@@ -77,13 +79,16 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
     )
 
 
-def _of_ngrams(corpus: Corpus) -> dict[str, Any]:
+def _of_ngrams(config: TrainConfig, corpus: Corpus, spec: ModelSpec) -> dict[str, Any]:
     """What the model learns from n-grams."""
     if corpus.items >= FEW:
         return {"ngram_smoothing": SMOOTHING}
-    if corpus.context_gain < SHARED_PARTS:
-        return {"ngram_smoothing": SMOOTHING_OF_FEW}
-    return {"ngram_smoothing": SMOOTHING, "ngram_items": NGRAM_ITEMS}
+    share: Any = config.ngram_items
+    if share is None:
+        possible = config.preset == "names" and config.ngram_smoothing != 0 and config.batch_size != 1
+        possible = possible and "ngram_items" not in spec.training
+        share = NGRAM_ITEMS if possible and corpus.context_gain >= LEAST_CONTEXT_GAIN else 0.0
+    return {"ngram_smoothing": SMOOTHING if share else SMOOTHING_OF_FEW, "ngram_items": share}
 
 
 def _for_few(items: int, spec: ModelSpec, *, sampled: bool) -> dict[str, Any]:

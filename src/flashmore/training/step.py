@@ -71,7 +71,7 @@ def training_loss(
     the context.
     """
     if temperature != 1:
-        logits = logits / temperature
+        logits = _not_16_bit(logits) / temperature
     if batch.soft_targets is None:
         loss = mean_loss(logits, batch.targets, batch.characters)
         return loss, loss

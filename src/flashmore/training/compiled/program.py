@@ -35,7 +35,7 @@ TOKENS_MULTIPLE = 16
 """To this multiple the packed tokens of a batch are padded, because oneDNN generates code for each number."""
 TOKEN_INPUTS = (7, 8, 9, 10, 13)
 """Inputs of a packed step with a row for each token: ids, targets, positions, places and soft targets."""
-_CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "dtype", "ngram_items")
+_CONSTANTS = ("optimizer", "beta1", "beta2", "grad_clip", "dtype")
 """The options that are constants of a step. Learning rates and weight decay are inputs."""
 _CODE = (
     "models/*.py", "backends/*.py", "training/compiled/*.py",
@@ -102,6 +102,7 @@ def program_of(
         sizes = replace(sizes, vocab_size=vocab_size, block_size=padded_context(sizes.block_size))
     constants = {name: getattr(config, name) for name in _CONSTANTS}
     constants["ngram_smoothing"] = config.soft_weight  # wherever they are from
+    constants["ngram_items"] = 0.5 if config.ngram_items else 0.0  # any share has the same temperature
     packed, dtype = "pack" in speedups, str(torch.get_default_dtype())
     return Program(
         sizes, constants, config.batch_size, packed, mode_of(speedups), torch.get_num_threads(), dtype
