@@ -44,13 +44,8 @@ def teacher_config(config: TrainConfig, number: int, steps: int) -> TrainConfig:
     """
     # PyTorch takes 32 bits of a seed.
     seed = int(SeedSequence((config.seed, number)).generate_state(1)[0])
-    changes = {
-        "seed": seed,
-        "max_steps": math.ceil(steps * TEACHERS_STEPS),
-        "teachers": 0,
-        "ngram_items": 0.0,
-    }
-    return replace(config, **changes)  # type: ignore[arg-type]
+    steps = math.ceil(steps * TEACHERS_STEPS)
+    return replace(config, seed=seed, max_steps=steps, teachers=0, ngram_items=0.0)
 
 
 def open_teachers(config: TrainConfig, split: Split, vocabulary: Vocabulary) -> tuple[Run, ...]:
