@@ -145,8 +145,9 @@ def pick(probabilities: Tensor, numbers: Tensor, rows: Tensor | None = None) -> 
         sums = sums[rows]  # (R, V) -> (B, V)
     # Ids of probability 0 do not increase the sums, so they are never found; scaling keeps numbers below the
     # last sum, which is rounded.
-    found = torch.searchsorted(sums, (numbers * sums[:, -1]).unsqueeze(1), right=True).squeeze(1)
-    return found.clamp(max=sums.size(1) - 1)  # where probabilities are NaN, none is found
+    last = sums.size(1) - 1
+    found = torch.searchsorted(sums, numbers.unsqueeze(1) * sums.narrow(1, last, 1), right=True).squeeze(1)
+    return found.clamp_(max=last)  # where probabilities are NaN, none is found
 
 
 def next_probabilities(logits: Tensor, options: GenerateOptions) -> Tensor:
@@ -169,7 +170,7 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
     Ackley, Hinton and Sejnowski 1985, "A Learning Algorithm for Boltzmann Machines".
     """
     # The largest becomes 0, so that a tiny temperature gives −∞ for the others, and never ∞ − ∞.
-    return (logits - logits.amax(-1, keepdim=True)) / temperature
+    return (logits - logits.amax(-1, keepdim=True)).div_(temperature)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -177,7 +178,8 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
     Fan et al. 2018, "Hierarchical Neural Story Generation" (https://arxiv.org/abs/1805.04833).
     """
-    smallest = logits.topk(min(k, logits.size(-1))).values[..., -1:]  # (…, 1)
+    k = min(k, logits.size(-1))
+    smallest = logits.topk(k).values.narrow(-1, k - 1, 1)  # (…, 1)
     return logits.masked_fill(logits < smallest, -torch.inf)
 
 

@@ -26,7 +26,7 @@ class SingleStep:
     """
 
     def __init__(self, model: Any) -> None:
-        self._wte, self._wpe = model.wte.weight, model.wpe.weight
+        self._wte, self._wpe = model.wte.weight, model.wpe.weight.unbind()
         self._blocks = [_block(block) for block in model.blocks]
         self._ln_f, self._lm_head = norm(model.ln_f), _product(*_transposed(model.lm_head))
 
@@ -44,12 +44,14 @@ def _block(block: Any) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     C, c_attn = block.ln_1.normalized_shape[0], block.attention.c_attn
     query, key_and_value = (_product(*_transposed(c_attn, part)) for part in (slice(C), slice(C, None)))
     attended = _product_and_sum(block.attention.c_proj)
+    q = c_attn.weight.new_empty(1, C)
+    by_head = q.view(1, block.attention.n_head, 1, -1)  # (1, H, 1, D)
 
     def step(x: Tensor, place: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         normed = ln_1(x)
         key_and_value(normed, out=place.view(1, -1))
-        q = query(normed).view(1, keys.size(1), 1, -1)  # (1, H, 1, D)
-        x = attended(x, F.scaled_dot_product_attention(q, keys, values).reshape(1, -1))
+        query(normed, out=q)
+        x = attended(x, F.scaled_dot_product_attention(by_head, keys, values).view(1, -1))
         return feed(x, ln_2(x))
 
     return step
