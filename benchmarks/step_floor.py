@@ -3,8 +3,8 @@
     python benchmarks/step_floor.py --preset makemore --speedups exact
 
 The lower bound ("floor") is the time of the step's matrix products alone: the forward and both backward
-products of every linear layer, in the shapes of the step, the fastest of many rounds; plus attention's
-arithmetic at the same rate. There is one for PyTorch's BLAS and one for oneDNN, which the compiled step uses
+products of every linear layer and those of Muon, in the shapes of the step, the fastest of many rounds; plus
+attention's arithmetic at the same rate. There is one for PyTorch's BLAS and one for oneDNN, which the compiled step uses
 where it is faster. Floors and step alternate. Then PyTorch's profiler
 (https://docs.pytorch.org/docs/stable/profiler.html) shows what the step's time is spent on, with a separate
 trainer, because profiling takes time.
@@ -33,6 +33,7 @@ from flashmore.measuring.result import as_text
 from flashmore.models.config import ModelConfig
 from flashmore.training.corpus import read_corpus
 from flashmore.training.dataset import Dataset
+from flashmore.training.optimizers import NEWTON_SCHULZ_STEPS, muon_matrices
 from flashmore.training.resolve import Resolved, resolve, resolve_device
 from flashmore.training.trainer import Trainer
 
@@ -44,6 +45,8 @@ GROUPS = {
 }
 """What the names of the profiler's events hold; the first group that fits counts, all else is `other`."""
 ROUNDS, PROFILED = 60, 20
+PRODUCTS_A_STEP = 4
+"""Of r × r matrices in a step of Newton–Schulz (`flashmore.training.optimizers.inverse_square_roots`)."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,9 @@ def measure(options: Options) -> dict[str, Any]:
     model_config = resolved.model_config
     trainer = resolved.trainer(data)
     tokens = _tokens(trainer)
-    layers, products_gflop = _layers(trainer.model, tokens)
+    layers, layers_gflop = _layers(trainer.model, tokens)
+    matrices, muon_gflop = _matrices(trainer.model, resolved.config)
+    products_gflop = layers_gflop + muon_gflop
     gflop = products_gflop + _attention_gflop(trainer, model_config)
     for _ in range(ROUNDS):  # compiling, caches, clocks
         trainer.train_step().item()
@@ -101,7 +106,7 @@ def measure(options: Options) -> dict[str, Any]:
     floors: dict[str, list[float]] = {name: [] for name in PRODUCTS}
     for _ in range(ROUNDS):
         for name, product in PRODUCTS.items():
-            floors[name] += _times_ms(partial(_run, layers, product), 5)
+            floors[name] += _times_ms(partial(_run, layers, matrices, product), 5)
         steps += _times_ms(lambda: trainer.train_step().item(), 5)
     step_ms = statistics.median(steps)
 
@@ -163,12 +168,31 @@ def _layers(model: nn.Module, tokens: int) -> tuple[list[Layer], float]:
     return layers, flop / 1e9
 
 
+def _matrices(model: nn.Module, config: TrainConfig) -> tuple[list[list[Tensor]], float]:
+    """The matrices that Muon updates, by their smaller dimension, and the GFLOP of their products."""
+    groups: dict[int, list[Tensor]] = {}
+    flop = 0
+    for matrix in muon_matrices(model).values() if config.optimizer == "muon" else ():
+        r, columns = sorted(matrix.shape)
+        groups.setdefault(r, []).append(torch.randn(r, columns))
+        flop += 2 * 2 * r * r * columns + NEWTON_SCHULZ_STEPS * PRODUCTS_A_STEP * 2 * r**3
+    return list(groups.values()), flop / 1e9
+
+
 @torch.no_grad()
-def _run(layers: list[Layer], product: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _run(
+    layers: list[Layer], matrices: list[list[Tensor]], product: Callable[[Tensor, Tensor], Tensor]
+) -> None:
     for x, g, weight in layers:
         product(x, weight)
         product(g, weight.T)
         product(g.T, x.T)
+    for group in matrices:
+        roots = torch.stack([product(matrix, matrix) for matrix in group])  # (n, r, r)
+        for _ in range(NEWTON_SCHULZ_STEPS * PRODUCTS_A_STEP):
+            torch.bmm(roots, roots)
+        for matrix, root in zip(group, roots, strict=True):
+            product(root, matrix.T)
 
 
 def _attention_gflop(trainer: Trainer, model_config: ModelConfig) -> float:
