@@ -4,8 +4,8 @@
 
 The lower bound ("floor") is the time of the step's matrix products alone: the forward and both backward
 products of every linear layer and those of Muon, in the shapes of the step, the fastest of many rounds; plus
-attention's arithmetic at the same rate. There is one for PyTorch's BLAS and one for oneDNN, which the compiled step uses
-where it is faster. Floors and step alternate. Then PyTorch's profiler
+attention's arithmetic at the same rate. There is one for PyTorch's BLAS and one for oneDNN, which compiled
+steps use where it is faster. Floors and step alternate. Then PyTorch's profiler
 (https://docs.pytorch.org/docs/stable/profiler.html) shows what the step's time is spent on, with a separate
 trainer, because profiling takes time.
 """

@@ -11,7 +11,7 @@ from flashmore.cli.parse import defaults, parse, parse_known, refuse_ineffective
 from flashmore.cli.play import open_page
 from flashmore.cli.show import figures, name_cells, stdout, table
 from flashmore.config import CHANGEABLE, TrainConfig
-from flashmore.errors import ConfigError, Interrupted, require_valid
+from flashmore.errors import ConfigError, FlashmoreError, Interrupted, require_valid
 from flashmore.generation.options import GenerateOptions
 from flashmore.ranks import rank, world_size
 from flashmore.specs import model_spec
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     from flashmore.training.progress import ProgressLine
     from flashmore.training.session import Session
     from flashmore.training.splits import losses_of_splits, require_random_splits
-    from flashmore.training.warm import Background
+    from flashmore.training.warm import compile_in_background
 
     if isinstance(command, Train) and command.splits > 1:
         if world_size() > 1:
@@ -150,14 +150,16 @@ def main(argv: Sequence[str]) -> int:
             found = f"after the first split, whose run is {result.run}"
             again = "Repeat the command with that run as --out for the other splits."
             raise Interrupted("all splits", found, again) from None
+    if command.json:
+        write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
+    else:
+        _show(result, losses)
     # Not while training: a compiler, even with the lowest priority, can slow steps on two CPUs twentyfold.
-    with Background() as background:
-        if line.resolved is not None and background.start(line.resolved):
+    try:
+        if line.resolved is not None and compile_in_background(line.resolved) is not None:
             say("compiling in the background, with the lowest priority, for later runs")
-        if command.json:
-            write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
-        else:
-            _show(result, losses)
+    except FlashmoreError as error:
+        say(f"the compiled step is not kept for later runs: {error.found}")
     if isinstance(command, Train) and command.open:
         open_page(Path(result.run))
     return 0

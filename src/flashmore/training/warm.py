@@ -7,20 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import torch
 
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError, FlashmoreError
+from flashmore.errors import ConfigError, FlashmoreError, is_of_the_compiler
 from flashmore.models.config import ModelConfig
 from flashmore.runs.records import convert
-from flashmore.terminal import say
 from flashmore.training.compiled import libraries
 from flashmore.training.compiled.ahead import cached_attention, compile_for_later
 from flashmore.training.compiled.program import program_of
@@ -55,6 +53,7 @@ def warm(config: TrainConfig) -> bool:
     set_threads(config)
     device, corpus = resolve_device(config.device), read_corpus(config)
     fitted, _ = fit(config, corpus)
+    libraries.wait_for_compiler()
     wanted = [fitted]
     if fitted.teachers:  # which all have the same step
         wanted += [fit(teacher_config(config, 1, fitted.max_steps), corpus)[0]]
@@ -87,58 +86,35 @@ def _warm(config: TrainConfig, model_config: ModelConfig, speedups: Collection[s
     return True
 
 
-class Background:
-    """A process that compiles a step for later runs, with the lowest priority; a context manager.
+def compile_in_background(resolved: Resolved) -> subprocess.Popen[bytes] | None:
+    """Start a process that compiles the step with which runs like this one would be faster.
 
-    It goes on after the end of the context, unless that ends with an error.
+    Returns:
+        The process; None if there is no such step, or another process compiles.
+
+    Raises:
+        StorageError: the cache cannot be written.
     """
-
-    def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the context
-
-    def start(self, resolved: Resolved) -> bool:
-        """Compile the step with which runs like this one would be faster; returns whether there is one."""
-        if not resolved.later:
-            return False
-        task = _Task(
-            resolved.config.to_json(),
-            asdict(resolved.model_config),
-            resolved.later,
-            torch.get_num_threads(),
-        )
+    if not resolved.later or (held := libraries.lock()) is None:
+        return None
+    config, model = resolved.config.to_json(), asdict(resolved.model_config)
+    task = _Task(config, model, resolved.later, torch.get_num_threads())
+    inherited = (held.fileno(),) if os.name == "posix" else ()
+    with held:
         # -P and the same path as here: `python -m` alone imports from the working directory first.
-        self._child = subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            stderr=self._errors,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends the other
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # it goes on after this process
+            pass_fds=inherited,
         )
-        assert self._child.stdin is not None
-        with suppress(OSError), self._child.stdin as pipe:
-            pipe.write(msgspec.json.encode(task))
-        return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._errors as errors:
-            if self._child is None:
-                return
-            if kind is not None:
-                if hasattr(os, "killpg"):  # the C++ compiler as well
-                    with suppress(ProcessLookupError):
-                        os.killpg(self._child.pid, signal.SIGTERM)
-                else:
-                    self._child.terminate()
-                self._child.wait()
-            elif self._child.poll():
-                errors.seek(0)
-                last = errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-                say(f"compiling in the background failed: {last}")
+    assert child.stdin is not None
+    with suppress(OSError), child.stdin as pipe:
+        pipe.write(msgspec.json.encode(task))
+    return child
 
 
 class _Task(msgspec.Struct):
@@ -159,7 +135,11 @@ def main() -> None:
     try:
         _warm(config, ModelConfig(**task.model), task.speedups)
     except FlashmoreError as error:
-        sys.exit(f"{error.wanted}, found {error.found}")
+        libraries.note_failure(f"{error.wanted}, found {error.found}")
+    except Exception as error:
+        if not is_of_the_compiler(error):
+            raise
+        libraries.note_failure(str(error).strip().partition("\n")[0])
 
 
 if __name__ == "__main__":

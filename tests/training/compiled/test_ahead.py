@@ -15,7 +15,7 @@ from flashmore.errors import ConfigError, StorageError
 from flashmore.models.config import ModelConfig
 from flashmore.training.compiled import ahead, libraries
 from flashmore.training.compiled.program import TOKENS_MULTIPLE, Program, program_of
-from flashmore.training.warm import Background, warm
+from flashmore.training.warm import compile_in_background, warm
 from forks import Forks
 
 CPU = torch.device("cpu")
@@ -410,61 +410,54 @@ def test_a_compiler_that_fails_in_the_background_is_told_once_and_nothing_here_i
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
     resolved = resolved_for_later(lists["first"])
     monkeypatch.chdir(tmp_path)
-    with Background() as background:
-        assert background.start(resolved)
-        assert background._child is not None
-        assert background._child.wait() == 1
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("compiling in the background failed: ")
-    assert not list(cache.glob("compiled/*"))
+    child = compile_in_background(resolved)
+    assert child is not None
+    assert libraries.wait_for_compiler()
+    assert child.wait() == 0
+    waiting, failed = capfd.readouterr().err.splitlines()
+    assert waiting == "waiting for a training step that is being compiled in the background"
+    assert failed.startswith("compiling in the background failed: ")
+    assert not libraries.wait_for_compiler()
+    assert not capfd.readouterr().err, "told once"
+    assert not list(cache.glob("compiled/*.*"))
     assert not (tmp_path / "imported").exists(), "imported from the working directory"
 
 
-def test_an_error_ends_the_process_in_the_background(lists: dict[str, Path], cache: Path) -> None:
-    background, resolved = Background(), resolved_for_later(lists["first"])
-
-    def interrupted() -> None:
-        with background:
-            background.start(resolved)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert background._child is not None
-    assert background._child.poll() is not None
-    assert not list(cache.glob("compiled/*"))
+def test_one_process_compiles_at_a_time(lists: dict[str, Path], cache: Path) -> None:
+    resolved = resolved_for_later(lists["first"])
+    held = libraries.lock()
+    assert held is not None
+    with held:
+        assert libraries.lock() is None
+        assert compile_in_background(resolved) is None
+    assert not libraries.wait_for_compiler()
 
 
 @pytest.mark.long
 def test_what_is_compiled_in_the_background_is_found(lists: dict[str, Path], cache: Path) -> None:
     resolved = resolved_for_later(lists["first"])
-    with Background() as background:
-        background.start(resolved)
-    assert background._child is not None
-    assert background._child.wait() == 0
+    child = compile_in_background(resolved)
+    assert child is not None
+    assert libraries.wait_for_compiler()
+    assert child.wait() == 0
     made = program_of(resolved.config, resolved.model_config, CPU, PACKED)
     assert made is not None
     assert find(made) is not None
     assert not warm(replace(resolved.config, speedups=("auto",)))
 
 
-def test_an_error_leaves_no_temporary_folder(
+def test_a_signal_in_the_background_leaves_no_temporary_folder(
     lists: dict[str, Path], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setenv("TMPDIR", str(scratch))
-    background, resolved = Background(), resolved_for_later(lists["first"], "mlp")
-
-    def interrupted() -> None:
-        with background:
-            background.start(resolved)
-            while not list(scratch.glob("flashmore-*")):
-                assert background._child is not None
-                assert background._child.poll() is None
-                time.sleep(0.05)
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
+    child = compile_in_background(resolved_for_later(lists["first"], "mlp"))
+    assert child is not None
+    while not list(scratch.glob("flashmore-*")):
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.terminate()
+    child.wait()
     assert not list(scratch.glob("flashmore-*"))
+    assert not libraries.wait_for_compiler()
