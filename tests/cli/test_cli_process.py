@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from flashmore.cli.process import LOWEST_PRIORITY, _running
+
 VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPINS = """
 import atexit, os
@@ -39,6 +41,23 @@ def test_threads_spin_briefly_on_a_busy_machine(kept: dict[str, str]) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 2
     assert "GOMP_SPINCOUNT = '100'" in done.stderr
+
+
+@linux
+def test_a_program_with_the_lowest_priority_makes_no_machine_busy() -> None:
+    loop = [sys.executable, "-c", "while True: pass"]
+    with (
+        subprocess.Popen(loop) as usual,
+        subprocess.Popen(loop, preexec_fn=lambda: os.nice(LOWEST_PRIORITY)) as low,
+    ):
+        try:
+            found = set[int]()
+            while usual.pid not in found:
+                found = _running()
+            assert low.pid not in found
+        finally:
+            usual.kill()
+            low.kill()
 
 
 @linux

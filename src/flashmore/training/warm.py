@@ -10,13 +10,14 @@ import sys
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
 from flashmore.config import TrainConfig
-from flashmore.errors import ConfigError, FlashmoreError, is_of_the_compiler
+from flashmore.errors import ConfigError, FlashmoreError
 from flashmore.models.config import ModelConfig
 from flashmore.runs.records import convert
 from flashmore.training.compiled import libraries
@@ -36,7 +37,7 @@ from flashmore.training.resolve import (
 
 CPU = torch.device("cpu")
 LOWEST_PRIORITY = 19
-"""As `os.nice` counts, where the system has it."""
+"""Niceness, where the system has it."""
 
 
 def warm(config: TrainConfig) -> bool:
@@ -100,17 +101,23 @@ def compile_in_background(resolved: Resolved) -> subprocess.Popen[bytes] | None:
     config, model = resolved.config.to_json(), asdict(resolved.model_config)
     task = _Task(config, model, resolved.later, torch.get_num_threads())
     inherited = (held.fileno(),) if os.name == "posix" else ()
+    folder = libraries.writable_folder().resolve()
+    path = os.pathsep.join(str(Path(each).absolute()) for each in sys.path if each)
     with held:
-        # -P and the same path as here: `python -m` alone imports from the working directory first.
+        # -P and the same path as here: `python -m` alone imports from the working directory first, which may
+        # also be removed meanwhile.
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": path, "FLASHMORE_CACHE": str(folder.parent)},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # it goes on after this process
             pass_fds=inherited,
         )
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, child.pid, LOWEST_PRIORITY)
     assert child.stdin is not None
     with suppress(OSError), child.stdin as pipe:
         pipe.write(msgspec.json.encode(task))
@@ -127,8 +134,6 @@ class _Task(msgspec.Struct):
 def main() -> None:
     """Be the process in the background."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # which removes temporary folders
-    if hasattr(os, "nice"):
-        os.nice(LOWEST_PRIORITY)
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
     torch.set_num_threads(task.threads)
     config = convert(task.config, TrainConfig, "a config")
@@ -136,10 +141,8 @@ def main() -> None:
         _warm(config, ModelConfig(**task.model), task.speedups)
     except FlashmoreError as error:
         libraries.note_failure(f"{error.wanted}, found {error.found}")
-    except Exception as error:
-        if not is_of_the_compiler(error):
-            raise
-        libraries.note_failure(str(error).strip().partition("\n")[0])
+    except Exception as error:  # noqa: BLE001 - whatever it is, nobody reads stderr
+        libraries.note_failure(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
 
 
 if __name__ == "__main__":
