@@ -154,7 +154,7 @@ def main(argv: Sequence[str]) -> int:
         write_json(result.to_json() | ({"test_losses": losses} if losses else {}))
     else:
         _show(result, losses)
-    # Not while training: a compiler, even with the lowest priority, can slow steps on two CPUs twentyfold.
+    # Not while training: even with the lowest priority, a compiler slows steps on two CPUs.
     try:
         if line.resolved is not None and compile_in_background(line.resolved) is not None:
             say("compiling in the background, with the lowest priority, for later runs")

@@ -29,7 +29,7 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
             f"NaN or infinities in {', '.join(bad)}: training diverged",
             "a run with a finite loss; try a lower --learning-rate",
         )
-    model = build(replace(run.model, attention="sdpa"), seed=0)
+    model = untrained(run)
     run.restore(model, weights)
     try:
         return model.to(device).eval()
@@ -38,6 +38,11 @@ def load_model(run: Run, device: torch.device | str) -> nn.Module:
         raise ConfigError(
             f"to compute on '{device}'", cause, "cpu, or another device of this machine"
         ) from None
+
+
+def untrained(run: Run) -> nn.Module:
+    """The model of a run with initial weights, and the attention that runs everywhere."""
+    return build(replace(run.model, attention="sdpa"), seed=0)
 
 
 def load_ngram(run: Run) -> NgramModel:

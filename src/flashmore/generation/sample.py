@@ -5,7 +5,7 @@ Shape letters: B batch, T positions, V vocabulary.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,11 @@ from flashmore.errors import DataError, option_of
 from flashmore.generation.cache import Decoder, decoder_for
 from flashmore.generation.constraints import constraint, nearest
 from flashmore.generation.draw import Drawn, draw, random_numbers, require_finite, seed_of
-from flashmore.generation.load import load_model, load_ngram
+from flashmore.generation.load import load_model, load_ngram, untrained
 from flashmore.generation.options import NAMES, GenerateOptions
 from flashmore.generation.text import continuations
 from flashmore.memory import largest_batch
 from flashmore.models.onednn import pack
-from flashmore.models.registry import build
 from flashmore.parallel import ALONE, Ranks
 from flashmore.runs import Run
 
@@ -194,7 +193,7 @@ def _drawn(
 
 def samples(run: Run, trained: nn.Module) -> list[str]:
     """A few names, or the beginning of a text, of a model in training, which is not changed."""
-    model = build(replace(run.model, attention="sdpa"), seed=0)
+    model = untrained(run)
     model.load_state_dict(trained.state_dict())
     model.eval()
     if run.text is None:

@@ -26,9 +26,9 @@ from flashmore.errors import ConfigError, FlashmoreError, RunError
 from flashmore.files import disk_errors
 from flashmore.generation.cache import decoder_for
 from flashmore.generation.draw import draw, random_numbers
-from flashmore.generation.load import load_model
+from flashmore.generation.load import load_model, untrained
 from flashmore.generation.options import GenerateOptions
-from flashmore.models.registry import build, count_parameters
+from flashmore.models.registry import count_parameters
 from flashmore.runs import Run
 from flashmore.share import gguf_file, hugging_face, onnx_graph
 from flashmore.specs import model_spec
@@ -200,7 +200,7 @@ def _write_safetensors(run: Run, model: nn.Module, folder: Path) -> None:
 
 
 def _load_safetensors(run: Run, folder: Path) -> AbstractContextManager[Logits]:
-    model = build(replace(run.model, attention="sdpa"), seed=0)
+    model = untrained(run)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return nullcontext(model.eval())
 
