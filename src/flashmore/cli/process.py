@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -16,8 +17,8 @@ from flashmore.files import cache_folder
 from flashmore.ranks import be_silent, rank, world_size
 
 INTERRUPTED = 130
-LOWEST_PRIORITY = 19
-"""As `os.nice` counts."""
+MOST_PROCESSES = 1000
+"""Processes that are looked at to tell whether the machine is busy: 40 µs each."""
 _pressed = False
 
 
@@ -33,7 +34,7 @@ def entry() -> NoReturn:
     temporary = None if "TORCHINDUCTOR_CACHE_DIR" in os.environ else _set_compiler_cache()
     # libgomp's threads spin for milliseconds by default, which keeps the threads that they wait for off the
     # CPUs of a busy machine: steps took 25 times as long. On an idle one 3000 turns are as fast as 300,000.
-    if "OMP_WAIT_POLICY" not in os.environ:
+    if "OMP_WAIT_POLICY" not in os.environ and sys.argv[1:2] != ["upgrade"]:
         os.environ.setdefault("GOMP_SPINCOUNT", "100" if _is_busy() else "3000")
     # Shells start background commands with Ctrl-C ignored, which is kept.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -74,7 +75,7 @@ def _set_compiler_cache() -> str | None:
             path = cache / "torchinductor"
             above = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
             if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path.absolute())
                 return None
         import tempfile
 
@@ -85,28 +86,34 @@ def _set_compiler_cache() -> str | None:
 def _is_busy() -> bool:
     """Whether other threads of this machine want a CPU, at three moments; False where Linux does not tell.
 
-    Those with the lowest priority do not count: one such is our own compiler in the background.
+    Those with a lower priority than usual do not count: one such is our own compiler in the background.
     """
     for _ in range(3):
         try:
             running = Path("/proc/loadavg").read_text(encoding="ascii").split()[3].partition("/")[0]
         except (OSError, IndexError):
             return False
-        if int(running) <= 1 or not _running():  # this thread
+        if int(running) <= 1 or not any(map(_wants_cpu, _threads())):  # this thread
             return False
         time.sleep(0.005)
     return True
 
 
-def _running() -> set[int]:
-    """The processes with threads that want a CPU and have more than the lowest priority, except this one."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/task/*/stat"):
-        with suppress(OSError, IndexError):  # it has ended
-            state, *numbers = path.read_text(errors="replace").rpartition(") ")[2].split()  # proc(5)
-            if state == "R" and int(numbers[15]) < LOWEST_PRIORITY:
-                found.add(int(path.parts[2]))
-    return found - {os.getpid()}
+def _threads() -> Iterator[Path]:
+    """Folders of the threads of other processes, those of the newest processes first."""
+    numbers = (int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal())
+    for number in sorted(numbers, reverse=True)[:MOST_PROCESSES]:
+        if number != os.getpid():
+            with suppress(OSError):  # it has ended
+                yield from Path(f"/proc/{number}/task").iterdir()
+
+
+def _wants_cpu(thread: Path) -> bool:
+    """Whether a thread runs or waits for a CPU, with at least the usual priority."""
+    with suppress(OSError):
+        state, *numbers = (thread / "stat").read_text(errors="replace").rpartition(") ")[2].split()  # proc(5)
+        return state == "R" and int(numbers[15]) <= 0
+    return False
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

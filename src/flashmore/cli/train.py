@@ -159,7 +159,7 @@ def main(argv: Sequence[str]) -> int:
         if line.resolved is not None and compile_in_background(line.resolved) is not None:
             say("compiling in the background, with the lowest priority, for later runs")
     except FlashmoreError as error:
-        say(f"the compiled step is not kept for later runs: {error.found}")
+        say(f"no step is compiled for later runs: wanted {error.wanted}, found {error.found}")
     if isinstance(command, Train) and command.open:
         open_page(Path(result.run))
     return 0

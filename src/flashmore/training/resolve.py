@@ -17,12 +17,11 @@ from flashmore.models.registry import parameters_of
 from flashmore.parallel import ALONE, Ranks
 from flashmore.ranks import local_rank, world_size
 from flashmore.specs import model_spec
-from flashmore.training.compiled import libraries
 from flashmore.training.compiled.ahead import cached_attention
 from flashmore.training.compiled.program import padded_context, program_of
 from flashmore.training.corpus import Corpus
 from flashmore.training.dataset import Dataset
-from flashmore.training.decide import FEWEST_MEASURED, Quartiles, decide
+from flashmore.training.decide import Quartiles, decide
 from flashmore.training.fit import fit
 from flashmore.training.memory import out_of_memory, require_memory
 from flashmore.training.trainer import Trainer
@@ -243,11 +242,7 @@ def resolve_speed(
             raise out_of_memory(trainer, error) from None
 
     def is_cached(speedups: tuple[str, ...]) -> bool:
-        def found() -> bool:
-            return cached_attention(config, model_config, device, speedups) is not None
-
-        long = config.max_steps >= FEWEST_MEASURED
-        return found() or (long and libraries.wait_for_compiler() and found())
+        return cached_attention(config, model_config, device, speedups) is not None
 
     decision = decide(config, model_config, device, step_ms, is_cached, replaceable=replaceable)
     later = decision.later if program_of(config, model_config, device, decision.later) else ()

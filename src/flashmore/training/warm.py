@@ -18,6 +18,7 @@ import torch
 
 from flashmore.config import TrainConfig
 from flashmore.errors import ConfigError, FlashmoreError
+from flashmore.files import disk_errors
 from flashmore.models.config import ModelConfig
 from flashmore.runs.records import convert
 from flashmore.training.compiled import libraries
@@ -38,6 +39,8 @@ from flashmore.training.resolve import (
 CPU = torch.device("cpu")
 LOWEST_PRIORITY = 19
 """Niceness, where the system has it."""
+FOLDERS = ("FLASHMORE_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TMPDIR")
+"""Environment variables with paths that may be relative."""
 
 
 def warm(config: TrainConfig) -> bool:
@@ -54,7 +57,6 @@ def warm(config: TrainConfig) -> bool:
     set_threads(config)
     device, corpus = resolve_device(config.device), read_corpus(config)
     fitted, _ = fit(config, corpus)
-    libraries.wait_for_compiler()
     wanted = [fitted]
     if fitted.teachers:  # which all have the same step
         wanted += [fit(teacher_config(config, 1, fitted.max_steps), corpus)[0]]
@@ -91,37 +93,44 @@ def compile_in_background(resolved: Resolved) -> subprocess.Popen[bytes] | None:
     """Start a process that compiles the step with which runs like this one would be faster.
 
     Returns:
-        The process; None if there is no such step, or another process compiles.
+        The process; None if there is no such step, or if one is at work, which Windows does not tell.
 
     Raises:
-        StorageError: the cache cannot be written.
+        StorageError: the cache cannot be written, or no process can be started.
     """
     if not resolved.later or (held := libraries.lock()) is None:
         return None
     config, model = resolved.config.to_json(), asdict(resolved.model_config)
     task = _Task(config, model, resolved.later, torch.get_num_threads())
-    inherited = (held.fileno(),) if os.name == "posix" else ()
-    folder = libraries.writable_folder().resolve()
-    path = os.pathsep.join(str(Path(each).absolute()) for each in sys.path if each)
-    with held:
-        # -P and the same path as here: `python -m` alone imports from the working directory first, which may
-        # also be removed meanwhile.
+    libraries.note_failure("it was ended")
+    folder = libraries.writable_folder()
+    with held, disk_errors("to start a process that compiles", folder):
         child = subprocess.Popen(
+            # -P and the same path as here: `python -m` alone imports from the working directory first.
             [sys.executable, "-P", "-m", __name__],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": path, "FLASHMORE_CACHE": str(folder.parent)},
+            cwd=folder,  # the present one may be removed meanwhile
+            env={**os.environ, **_absolute()},
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # it goes on after this process
-            pass_fds=inherited,
+            pass_fds=(held.fileno(),) if os.name == "posix" else (),
         )
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, child.pid, LOWEST_PRIORITY)
+        if hasattr(os, "setpriority"):
+            os.setpriority(os.PRIO_PROCESS, child.pid, LOWEST_PRIORITY)
     assert child.stdin is not None
     with suppress(OSError), child.stdin as pipe:
         pipe.write(msgspec.json.encode(task))
     return child
+
+
+def _absolute() -> dict[str, str]:
+    """The import path of this process and the folders in its environment, for another working directory."""
+    folders = {name: os.environ[name] for name in FOLDERS if name in os.environ}
+    paths = [str(Path(each).absolute()) for each in sys.path if each]
+    return {name: str(Path(folder).absolute()) for name, folder in folders.items()} | {
+        "PYTHONPATH": os.pathsep.join(paths)
+    }
 
 
 class _Task(msgspec.Struct):
@@ -137,12 +146,14 @@ def main() -> None:
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=_Task)
     torch.set_num_threads(task.threads)
     config = convert(task.config, TrainConfig, "a config")
+    failure = ""
     try:
         _warm(config, ModelConfig(**task.model), task.speedups)
     except FlashmoreError as error:
-        libraries.note_failure(f"{error.wanted}, found {error.found}")
+        failure = f"{error.wanted}, found {error.found}"
     except Exception as error:  # noqa: BLE001 - whatever it is, nobody reads stderr
-        libraries.note_failure(f"{type(error).__name__}: {error}".strip().partition("\n")[0])
+        failure = f"{type(error).__name__}: {error}".partition("\n")[0]
+    libraries.note_failure(failure)
 
 
 if __name__ == "__main__":

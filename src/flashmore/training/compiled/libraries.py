@@ -37,8 +37,6 @@ UNFINISHED_SECONDS = 3600.0
 """Temporary files older than this are of processes that were killed."""
 LOCK = "lock"
 """File that the process that compiles for the cache holds, with the error of the last one that failed."""
-LONGEST_WAIT = 120.0
-"""Seconds to wait for that process, which takes about 30 on two idle cores."""
 MOST_LIBRARIES = 100
 """Libraries kept in the cache, of which the longest unused are removed."""
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -136,7 +134,7 @@ def writable_folder() -> Path:
 
 
 def lock() -> FileIO | None:
-    """The lock of the process that compiles for the cache; None if another process holds it.
+    """The lock of the process that compiles for the cache in the background; None if there is one.
 
     It lasts until the file is closed, here and in the processes that inherited it. If the last one that held
     it failed, that is told.
@@ -151,36 +149,15 @@ def lock() -> FileIO | None:
             file.close()
             return None
         if failure := file.read(LARGEST_NOTE):
-            file.truncate(0)
             say(f"compiling in the background failed: {failure.decode(errors='replace')}")
         return file
 
 
 def note_failure(text: str) -> None:
-    """Leave an error to the next process that takes the lock, which this one holds."""
+    """Leave the reason, or none if `text` is empty, to the next process that takes the lock."""
     with suppress(OSError, FlashmoreError), open_regular(writable_folder() / LOCK, os.O_WRONLY) as file:
+        file.truncate(0)
         write_all(file, text.encode())
-
-
-def wait_for_compiler() -> bool:
-    """Wait while another process compiles for the cache, beside which training is slow.
-
-    Returns:
-        Whether there was one.
-    """
-    root = cache_folder()
-    if root is None or not (root / "compiled" / LOCK).exists():
-        return False
-    until, waited = time.monotonic() + LONGEST_WAIT, False
-    with suppress(FlashmoreError):
-        while (file := lock()) is None and time.monotonic() < until:
-            if not waited:
-                say("waiting for a training step that is being compiled in the background")
-            waited = True
-            time.sleep(0.1)
-        if file is not None:
-            file.close()
-    return waited
 
 
 def keep(digest: str, library: Path, *, automatic: bool) -> None:
