@@ -21,9 +21,10 @@ SMOOTHING, SMOOTHING_OF_FEW = 0.4, 0.7
 """Share of the soft targets."""
 FEW = 500
 """Below this number of items, n-grams are the better teachers."""
-LEAST_CONTEXT_GAIN, NGRAM_ITEMS = 0.37, 0.5
-"""From this `context_gain` on, such items share parts that few of them show, and this share of each batch is
-sampled."""
+NGRAM_ITEMS, MOST_ITEMS = 0.5, 3000
+"""Share of sampled items in each batch, and below how many items there are any."""
+LEAST_CONTEXT_GAIN, LEAST_OF_FEW = 0.3, 0.37
+"""From this `context_gain` on, items share parts that few of them show, which sampled items teach."""
 TEACHERS = 3
 """Teachers of `names-long`; with them it needs no dropout."""
 FEWEST_STEPS = 30
@@ -81,14 +82,15 @@ def fit(config: TrainConfig, corpus: Corpus) -> tuple[TrainConfig, tuple[str, ..
 
 def _of_ngrams(config: TrainConfig, corpus: Corpus, spec: ModelSpec) -> dict[str, Any]:
     """What the model learns from n-grams."""
-    if corpus.items >= FEW:
-        return {"ngram_smoothing": SMOOTHING}
+    few = corpus.items < FEW
     share: Any = config.ngram_items
     if share is None:
         possible = config.preset == "names" and config.ngram_smoothing != 0 and config.batch_size != 1
-        possible = possible and "ngram_items" not in spec.training
-        share = NGRAM_ITEMS if possible and corpus.context_gain >= LEAST_CONTEXT_GAIN else 0.0
-    return {"ngram_smoothing": SMOOTHING if share else SMOOTHING_OF_FEW, "ngram_items": share}
+        possible = possible and corpus.items < MOST_ITEMS and "ngram_items" not in spec.training
+        least = LEAST_OF_FEW if few else LEAST_CONTEXT_GAIN
+        share = NGRAM_ITEMS if possible and corpus.context_gain >= least else 0.0
+    smoothing = SMOOTHING_OF_FEW if few and not share else SMOOTHING
+    return {"ngram_smoothing": smoothing, "ngram_items": share}
 
 
 def _for_few(items: int, spec: ModelSpec, *, sampled: bool) -> dict[str, Any]:
