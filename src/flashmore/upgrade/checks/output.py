@@ -249,6 +249,8 @@ def _is_call(call: ast.Call, caller: Flow, flow: Flow) -> bool:
     made = callee is not None and callee.op == "call"
     if not (isinstance(func, ast.Attribute) or known or made):  # it may be any function or layer
         return name in ("forward", "__call__") or name in _passed_on(module)
+    if isinstance(func, ast.Attribute) and name in _passed_on(module) and _may_hold(func.attr, name, module):
+        return True
     if name not in ("forward", "__call__") or flow.owner is None:
         return False
     classes = {each.node.name for each in (flow.owner, *flow.owner.below(module))}
@@ -267,6 +269,25 @@ def _may_be_made_of(name: str, owner: Class, classes: set[str]) -> bool:
     mentioned = {part.id for each in made for part in ast.walk(each) if isinstance(part, ast.Name)}
     others = bool(made) and all(isinstance(each, (ast.Call, ast.Constant)) for each in made)
     return bool(classes & mentioned) or not others
+
+
+def _may_hold(attribute: str, name: str, module: Module) -> bool:
+    """Whether an attribute may be the function with this name: no call returns it that is not given it."""
+    return any(
+        not isinstance(value, (ast.Call, ast.Constant)) or any(last(part) == name for part in ast.walk(value))
+        for value in _stored(module).get(attribute, ())
+    )
+
+
+@lru_cache(maxsize=1)
+def _stored(module: Module) -> dict[str, list[ast.expr]]:
+    """What names and attributes are set to."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(module.tree):
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                found.setdefault(last(target), []).append(node.value)
+    return found
 
 
 @lru_cache(maxsize=1)
