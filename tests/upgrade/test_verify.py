@@ -5,6 +5,7 @@ from itertools import count
 
 import pytest
 
+from flashmore.upgrade.find import find_sites
 from flashmore.upgrade.site import Fragment, Input, Site
 from flashmore.upgrade.verify.result import Verification
 from flashmore.upgrade.verify.verifier import Verifier
@@ -151,6 +152,18 @@ RIGHT = {
          "return o[0].mT"),
     ),
 }  # fmt: skip
+
+
+def test_rows_that_two_masks_hide_together_may_have_other_gradients(verifier: Verifier) -> None:
+    source = (
+        "import torch\n\n\ndef attend(q, k, v, bias):\n"
+        "    t = k.shape[-2]\n    later = torch.ones(t, t, dtype=torch.bool, device=q.device).triu(1)\n"
+        "    s = q @ k.transpose(-2, -1) / 8 + bias\n    s = s.masked_fill(later, float('-inf'))\n"
+        "    return s.softmax(dim=-1) @ v\n"
+    )
+    (site,) = find_sites(source)
+    found = verifier.verify(site)
+    assert found.passed, found.why_not
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -161,18 +161,19 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
     for _, alike in groupby(tried, key=lambda case: replace(case, math_kernel=False)):
         kernels = list(alike)
         case = kernels[0]
-        if case.mask == FULLY_MASKED and len(kernels) == 1:
+        lowers = _lowers_rows(functions, case)
+        if lowers and len(kernels) == 1:
             kernels.append(replace(case, math_kernel=True))
         setting = Setting(
             autocast=case.precision.autocast,
-            eps=_rounding(case),
+            eps=_rounding(case, lowers=lowers),
             exact=case.training or case.module_training or draws_in_eval,
             widens=functions.widens and case.precision.autocast is not None,
         )
         settings = {each.name(has_mask): replace(setting, math_kernel=each.math_kernel) for each in kernels}
         make = _maker(functions, case)
         results = list(run_cases(settings, functions.old.run, functions.new.run, make))
-        if case.mask == FULLY_MASKED and _math_agrees(results):
+        if lowers and _math_agrees(results):
             results = [_of_masked_rows(each) for each in results]
         yield from results
         if not case.training:
@@ -182,11 +183,25 @@ def _cases(functions: Functions, choices: Choices, tried: Sequence[Case]) -> Ite
             yield from run_cases(forward, functions.old.run, functions.new.run, make)
 
 
-def _rounding(case: Case) -> float:
+def _lowers_rows(functions: Functions, case: Case) -> bool:
+    """Whether all keys of a row are masked, also where the lines mask the others themselves.
+
+    Then numbers such as -1e4 lower all scores of the row, where -inf makes its output NaN.
+    """
+    if case.mask == FULLY_MASKED or case.fill == "-inf":
+        return case.mask == FULLY_MASKED
+    make = _maker(functions, replace(case, fill="-inf"))
+    try:
+        found = functions.old.run(make(True), Setting(exact=False, backward=False), double=True)
+    except LinesRaised:
+        return False
+    return any(tensor.isnan().any() for tensor in found.values())
+
+
+def _rounding(case: Case, *, lowers: bool) -> float:
     """One rounding of the smallest dtype; of scores that are all about -1e4, where a row of them is."""
     eps = torch.finfo(getattr(torch, case.precision.coarsest)).eps
-    lowered = case.mask == FULLY_MASKED and case.fill == "-1e4" and case.precision.coarsest == "float32"
-    return eps * 1e4 if lowered else eps
+    return eps * 1e4 if lowers and case.fill == "-1e4" and case.precision.coarsest == "float32" else eps
 
 
 def _math_agrees(results: Sequence[CaseResult]) -> bool:
