@@ -193,6 +193,33 @@ def rewritten() -> list[tuple[str, Site]]:
     return [(name, site) for name, site in found if site.verdict == "rewritten"]
 
 
+VECTORS = {
+    "torch.ones((n,))": True,
+    "torch.full([n], 1.0)": True,
+    "torch.rand(n)": True,
+    "torch.Tensor([n])": False,
+    "torch.full((1,), 1.0)": False,
+    "torch.ones((1, n))": False,
+}
+
+
+@pytest.mark.parametrize("made", VECTORS)
+def test_a_norm_takes_a_weight_of_one_dimension_however_it_is_made(made: str) -> None:
+    source = f"""import torch
+from torch import nn
+
+
+class Norm(nn.Module):
+    def __init__(self, n):
+        super().__init__()
+        self.weight = nn.Parameter({made})
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5)
+"""
+    assert [site.verdict for site in find_sites(source)] == ["rewritten"] * VECTORS[made]
+
+
 @pytest.mark.parametrize(("name", "site"), rewritten(), ids=lambda one: one if isinstance(one, str) else "")
 def test_right_replacements_pass_and_wrong_ones_fail(name: str, site: Site, verifier: Verifier) -> None:
     assert site.fragment is not None

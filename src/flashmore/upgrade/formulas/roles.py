@@ -79,6 +79,9 @@ def _is_tensor(value: Value) -> bool:
     return any(isinstance(each, ast.Call) and last(each.func) != "float" for each in made)
 
 
+_OF_SIZE = {f"torch.{name}" for name in ("ones", "zeros", "empty", "rand", "randn", "Tensor")}
+
+
 def _vector(flow: Flow, value: Value | float) -> str | None:
     """How a learned tensor of one dimension is made: `n` of `nn.Parameter(torch.ones(n))`; else None."""
     attribute = value.detail if isinstance(value, Value) and value.op == "selfattr" else None
@@ -86,13 +89,17 @@ def _vector(flow: Flow, value: Value | float) -> str | None:
     if kind.name != "parameter" or kind.maybe:
         return None
     match kind.expression:
-        case ast.Call(args=[ast.Call(func=func, args=[size], keywords=keywords), *_]):
+        case ast.Call(args=[ast.Call(func=func, args=[size, *others], keywords=keywords), *_]):
             made = flow.module.qualified(func)
+            listed = False
+            if isinstance(size, (ast.Tuple, ast.List)) and len(size.elts) == 1 and made != "torch.Tensor":
+                listed, size = True, size.elts[0]  # torch.Tensor takes a list for the numbers themselves
             named = isinstance(size, ast.Name) or (
                 size.value != 1  # which broadcasts
                 if isinstance(size, ast.Constant)
                 else isinstance(size, ast.Attribute) and not size.attr.endswith("shape")
             )
-            if made in ("torch.ones", "torch.zeros", "torch.empty", "torch.Tensor") and named:
+            fills = listed and len(others) == 1 if made == "torch.full" else made in _OF_SIZE and not others
+            if fills and named:
                 return ast.unparse(ast.Tuple([size, *(each.value for each in keywords)], ast.Load()))
     return None
