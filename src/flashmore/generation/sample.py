@@ -30,6 +30,8 @@ from flashmore.runs import Run
 
 DRAWS_PER_NAME, FEWEST_DRAWS = 100, 20_000
 """Generation stops after this many draws per requested name, but not before the second number."""
+TOLD = 10
+"""Most names that an error lists."""
 SAMPLES, SAMPLE_CHARACTERS = 8, 120
 """How much is drawn at a checkpoint."""
 _SMALLEST_BATCH = 32
@@ -208,8 +210,8 @@ def score(run: Run, names: Sequence[str], device: torch.device | str = "cpu") ->
     """Each name's log-probability under the best weights of a run, or else the last.
 
     Raises:
-        DataError: a name is empty, too long for the model, or has characters outside the vocabulary; all such
-            names are listed.
+        DataError: a name is empty, too long for the model, or has characters outside the vocabulary; the
+            first such names are listed.
         RunError, ConfigError: as `generate`.
     """
     run.require_items("to score names")
@@ -245,7 +247,8 @@ def log_probs(run: Run, model: nn.Module, texts: Sequence[str], device: torch.de
 def _require_scorable(run: Run, texts: Sequence[str]) -> None:
     if problems := [found for text in texts if (found := why_unscorable(run, text))]:
         wanted = f"names of 1 to {run.model.block_size - 1} characters, all in the model's vocabulary"
-        raise DataError(wanted, "; ".join(problems), run.vocabulary.summary)
+        more = f"; and {len(problems) - TOLD:,} more" if len(problems) > TOLD else ""
+        raise DataError(wanted, "; ".join(problems[:TOLD]) + more, run.vocabulary.summary)
 
 
 def why_unscorable(run: Run, text: str) -> str | None:
