@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         stdout(folded=False).print(rows)
     share = len(made.names) / made.draws
     say(str(made.tally or NO_ITEMS), f"{len(made.names):,} of {made.draws:,} draws accepted ({share:.2%})")
-    if command.sampling.seed is None:
+    if command.sampling.seed is None and made.names:
         say(f"to generate the same names again: --seed {made.seed}")
     if not made.complete:
         found = f"{len(made.names)} after {made.draws:,} draws"
