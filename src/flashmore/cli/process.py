@@ -110,7 +110,7 @@ def _threads() -> Iterator[Path]:
 
 def _wants_cpu(thread: Path) -> bool:
     """Whether a thread runs or waits for a CPU, with at least the usual priority."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError, IndexError):  # it has ended, or this is another kind of /proc
         state, *numbers = (thread / "stat").read_text(errors="replace").rpartition(") ")[2].split()  # proc(5)
         return state == "R" and int(numbers[15]) <= 0
     return False

@@ -51,7 +51,7 @@ def _block(block: Any) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         normed = ln_1(x)
         key_and_value(normed, out=place.view(1, -1))
         query(normed, out=q)
-        x = attended(x, F.scaled_dot_product_attention(by_head, keys, values).view(1, -1))
+        x = attended(x, F.scaled_dot_product_attention(by_head, keys, values).reshape(1, -1))
         return feed(x, ln_2(x))
 
     return step
